@@ -1,0 +1,2 @@
+"""februus: purify the pictures that a possibly backdoored classifier is asked about."""
+

@@ -1,0 +1,1 @@
+"""Measuring defenses: cases in, rows with counts and intervals out."""

@@ -1,0 +1,109 @@
+"""A case: a checkpoint, the pictures it is measured on, and its trigger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from februus import registry
+from februus.checks import mismatch
+from februus.data import Dataset
+from februus.data import load as load_data
+from februus.models import Card
+from februus.models import load as load_model
+from februus.poisoning import check_target
+from februus.types import Trigger
+
+__all__ = ["Case", "open_case", "trigger_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What a defense is judged on.
+
+    Args:
+        name: what to call it.
+        model: pictures in [0, 1] -> logits.
+        test: labelled clean pictures.
+        trigger: what the attacker stamps; None for a clean model.
+        target_label: the class that the attacker wants; None for a clean model.
+    """
+
+    name: str
+    model: nn.Module
+    test: Dataset
+    trigger: Trigger | None
+    target_label: int | None
+
+
+def open_case(
+    model: str,
+    *,
+    data: str | None = None,
+    split: str = "test",
+    trigger: str | None = None,
+    target_label: int | None = None,
+    weights: Path | None = None,
+    normalization: str | None = None,
+    image_size: int | None = None,
+    device: str = "cpu",
+) -> Case:
+    """Open a checkpoint with its pictures and trigger; what is not given is taken from its card.
+
+    Args:
+        model: what `februus.models.load` takes.
+        data: what `februus.data.load` takes.
+        split: of the data.
+        trigger: a method of the family triggers.
+        target_label: the class that the attacker wants.
+        weights: a file of weights, where ``model`` is a name.
+        normalization: name of the normalisation, where no card tells it.
+        image_size: side of the pictures in pixels.
+        device: where the model runs.
+
+    Raises:
+        ValueError: if something is neither given nor on a card, or does not fit.
+    """
+    loaded = load_model(model, weights=weights, normalization=normalization, image_size=image_size, device=device)
+    card = loaded.card
+    source = data or (card.dataset if card else None)
+    if source is None:
+        raise mismatch("data", "a source of pictures, as the model has no card that names one", None)
+    test = load_data(
+        source,
+        split,
+        image_size=image_size or (card.image_size if card else None),
+        center_crop=card.center_crop if card and card.center_crop != card.image_size else None,
+    )
+    if card and card.num_classes != test.num_classes:
+        raise mismatch("data", f"{card.num_classes} classes, as the model has", f"{test.num_classes} in {source}")
+    stamp = registry.create("triggers", trigger) if trigger else (trigger_of(card, Path(model)) if card else None)
+    target = target_label if target_label is not None else (card.target_label if card else None)
+    if (stamp is None) != (target is None):
+        lacking = "trigger" if stamp is None else "target_label"
+        raise mismatch(lacking, "both a trigger and a target label, or neither", None)
+    if target is not None:
+        check_target(target, test.num_classes)
+    return Case(
+        name=card.name if card else model,
+        model=loaded,
+        test=test,
+        trigger=stamp,
+        target_label=target,
+    )
+
+
+def trigger_of(card: Card, folder: Path) -> Trigger | None:
+    """Build the trigger that a card describes; files that it names lie beside the card."""
+    if card.trigger is None:
+        return None
+    known = registry.options_of(registry.find("triggers", card.trigger["kind"]))
+    options: dict[str, Any] = {key: value for key, value in card.trigger.items() if key in known}
+    for key, value in options.items():
+        if isinstance(value, str) and (folder / value).is_file():
+            options[key] = str(folder / value)
+    trigger: Trigger = registry.create("triggers", card.trigger["kind"], **options)
+    return trigger

@@ -1,0 +1,7 @@
+"""Federated training under attack: clients, a server, and what the malicious ones do."""
+
+from __future__ import annotations
+
+from februus.federated.server import Federation, train
+
+__all__ = ["Federation", "train"]

@@ -1,0 +1,1 @@
+"""Aggregators: updates (K, D) in, one update (D,) out."""

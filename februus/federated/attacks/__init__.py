@@ -1,0 +1,1 @@
+"""Attacks: what a malicious client does to its data and to its update."""

@@ -1,0 +1,1 @@
+"""Localizers: a model and pictures in, heatmaps out."""

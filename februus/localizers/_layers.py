@@ -1,0 +1,73 @@
+"""Finding the convolutions of a classifier by tracing a picture through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from februus.checks import check_choice, mismatch
+from februus.models.modes import evaluation_mode
+
+__all__ = ["convolutions", "last_convolution"]
+
+# The last convolution of a model for a picture's shape: traced once, not for each batch.
+_LAST: WeakKeyDictionary[nn.Module, dict[torch.Size, str]] = WeakKeyDictionary()
+
+
+def convolutions(model: nn.Module, images: Tensor) -> dict[str, tuple[int, int]]:
+    """Return the names of the convolutions with a spatial output, in the order of use, and its height and width.
+
+    Convolutions of 1x1 outputs, as in squeeze-and-excitation blocks, see no place and are left out.
+
+    Raises:
+        ValueError: if there is none, or only a patch embedding, as in vision transformers.
+    """
+    sizes: dict[str, tuple[int, int]] = {}
+    kernels: list[bool] = []
+
+    def record(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            kernels.append(isinstance(module, nn.Conv2d) and module.kernel_size == module.stride != (1, 1))
+            if output.shape[-2:].numel() > 1:
+                sizes.pop(name, None)
+                sizes[name] = (output.shape[-2], output.shape[-1])
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(record(name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    try:
+        with evaluation_mode(model), torch.no_grad():
+            model(images[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    expected = "a convolutional classifier, for Grad-CAM"
+    if not kernels:
+        raise mismatch("model", expected, "one without a convolution")
+    if kernels == [True]:
+        raise mismatch("model", expected, "one whose only convolution is a patch embedding (a vision transformer)")
+    if not sizes:
+        raise mismatch("model", expected, f"one whose convolutions shrink {tuple(images.shape[2:])} pictures to 1x1")
+    return sizes
+
+
+def last_convolution(model: nn.Module, images: Tensor, name: str | None) -> nn.Module:
+    """Return the convolution ``name``, or the last one with a spatial output where no name is given."""
+    if name is not None:
+        modules = dict(model.named_modules())
+        if name not in modules:
+            check_choice("layer", name, convolutions(model, images))
+        return modules[name]
+    known = _LAST.setdefault(model, {})
+    shape = images.shape[1:]
+    if shape not in known:
+        known[shape] = list(convolutions(model, images))[-1]
+    return model.get_submodule(known[shape])

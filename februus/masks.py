@@ -1,0 +1,126 @@
+"""Masks (N, 1, H, W), 1 = to be restored: from heatmaps, and at random for training and measuring inpainters."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from februus.checks import check_range, mismatch
+
+__all__ = ["dilate", "random_masks", "random_rectangles", "threshold", "top_fraction"]
+
+SHAPES = ("rectangle", "stroke", "blob")
+
+
+def threshold(heatmaps: Tensor, value: float) -> Tensor:
+    """Mark the pixels of heatmaps (N, 1, H, W) in [0, 1] that reach ``value`` in (0, 1]; a flat 0 map marks nothing.
+
+    >>> threshold(torch.tensor([[[[0.2, 0.8]]]]), 0.7)
+    tensor([[[[0., 1.]]]])
+    """
+    check_range("threshold", value, 0, 1, open_low=True)
+    return (heatmaps >= value).to(heatmaps.dtype)
+
+
+def top_fraction(fields: Tensor, fractions: Tensor | float) -> Tensor:
+    """Mark the pixels of the largest values of each field.
+
+    Args:
+        fields: (N, 1, H, W), any range.
+        fractions: share of the area to mark, in (0, 1]: one for all or (N,); at least one pixel is marked.
+
+    Returns:
+        masks (N, 1, H, W).
+    """
+    flat = fields.flatten(1)
+    shares = torch.as_tensor(fractions, dtype=torch.float64).expand(len(fields))
+    counts = (shares * flat.shape[1]).round().long().clamp(1, flat.shape[1]).to(fields.device)
+    order = flat.argsort(dim=1, descending=True, stable=True)
+    ranks = torch.empty_like(order).scatter_(1, order, torch.arange(flat.shape[1], device=flat.device).expand_as(order))
+    return (ranks < counts[:, None]).to(fields.dtype).view_as(fields)
+
+
+def dilate(masks: Tensor, pixels: int) -> Tensor:
+    """Grow masks by ``pixels`` in every direction, diagonals included."""
+    check_range("pixels", pixels, 0)
+    return F.max_pool2d(masks, 2 * pixels + 1, stride=1, padding=pixels)
+
+
+def random_rectangles(count: int, height: int, width: int, *, side: int, generator: torch.Generator) -> Tensor:
+    """Draw square holes of ``side`` pixels at random places, wholly inside; returns (count, 1, height, width)."""
+    if not 1 <= side <= min(height, width):
+        raise mismatch("side", f"1 to {min(height, width)} pixels", side)
+    top = torch.randint(height - side + 1, (count, 1, 1, 1), generator=generator)
+    left = torch.randint(width - side + 1, (count, 1, 1, 1), generator=generator)
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)[None]
+    return ((rows >= top) & (rows < top + side) & (columns >= left) & (columns < left + side)).float()
+
+
+def random_masks(
+    count: int,
+    height: int,
+    width: int,
+    *,
+    generator: torch.Generator,
+    smallest: float = 0.02,
+    largest: float = 0.4,
+) -> Tensor:
+    """Draw holes of many shapes: rectangles, free-form strokes and blobs such as Grad-CAM makes.
+
+    Each shape is a random field whose largest values, as many as the area drawn for it (log-uniform in
+    [``smallest``, ``largest``]), make the hole; so every shape covers just the area that is wanted.
+
+    Returns:
+        masks (count, 1, height, width) on the CPU.
+    """
+    check_range("smallest", smallest, 0, largest, open_low=True)
+    check_range("largest", largest, smallest, 1)
+    fields = torch.stack([
+        _rectangle_fields(count, height, width, generator),
+        _stroke_fields(count, height, width, generator),
+        _blob_fields(count, height, width, generator),
+    ])  # fmt: skip
+    shape = torch.randint(len(SHAPES), (count,), generator=generator)
+    drawn = torch.rand(count, generator=generator, dtype=torch.float64)
+    return top_fraction(fields[shape, torch.arange(count)], smallest * (largest / smallest) ** drawn)
+
+
+def _grid(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return the pixels' places, in units of the longer side."""
+    scale = max(height, width)
+    rows, columns = torch.arange(height) / scale, torch.arange(width) / scale
+    return rows.view(1, 1, height, 1), columns.view(1, 1, 1, width)
+
+
+def _rectangle_fields(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    rows, columns = _grid(height, width)
+    draw = torch.rand(3, count, 1, 1, 1, generator=generator)
+    stretch = 2 ** (2 * draw[2] - 1)
+    vertical = (rows - draw[0] * rows.max()).abs() * stretch
+    horizontal = (columns - draw[1] * columns.max()).abs() / stretch
+    return -torch.maximum(vertical, horizontal)
+
+
+def _stroke_fields(count: int, height: int, width: int, generator: torch.Generator, *, turns: int = 4) -> Tensor:
+    """Minus the distance to a random polyline, so that the marked area is a stroke of even breadth."""
+    rows, columns = _grid(height, width)
+    bends = torch.randn(count, turns, 2, generator=generator) * 0.25
+    start = torch.rand(count, 1, 2, generator=generator)
+    points = torch.cat([start, start + bends.cumsum(1)], 1).clamp(0, 1)
+    begin, step = points[:, :-1, :, None, None], (points[:, 1:] - points[:, :-1])[..., None, None]
+    offset_rows, offset_columns = rows - begin[:, :, 0], columns - begin[:, :, 1]
+    length = step.square().sum(2).clamp(min=1e-12)
+    along = ((offset_rows * step[:, :, 0] + offset_columns * step[:, :, 1]) / length).clamp(0, 1)
+    squared = (offset_rows - along * step[:, :, 0]).square() + (offset_columns - along * step[:, :, 1]).square()
+    return -squared.amin(1, keepdim=True)
+
+
+def _blob_fields(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """Smooth noise on a bump: like the upsampled map of a coarse layer, mostly in one piece."""
+    rows, columns = _grid(height, width)
+    coarse = torch.randn(count, 1, 6, 6, generator=generator)
+    noise = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False)
+    centre = torch.rand(2, count, 1, 1, 1, generator=generator)
+    distance = (rows - centre[0]).square() + (columns - centre[1]).square()
+    return 0.35 * noise - 8 * distance

@@ -1,0 +1,166 @@
+"""Rates with their denominators, and the quality of restored pictures.
+
+Every rate is a count over a total with a Wilson 95 % interval (Wilson 1927). The attack success rate counts only
+pictures whose true label is not the target, before and after alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import binomtest
+from skimage.metrics import structural_similarity
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from februus.checks import check_images, check_labels, check_masks, mismatch
+
+__all__ = [
+    "Rate",
+    "attack_success_rate",
+    "clean_accuracy",
+    "flops",
+    "gradient_energy",
+    "peak_signal_to_noise_ratio",
+    "recovered_accuracy",
+    "structural_similarity_inside",
+]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """``count`` of ``total``, with its Wilson 95 % interval.
+
+    >>> Rate(98, 100)
+    Rate(count=98, total=100)
+    >>> str(Rate(98, 100))
+    '0.980 [0.930, 0.994]'
+    """
+
+    count: int
+    total: int
+
+    @property
+    def value(self) -> float:
+        """The share, NaN where the total is 0."""
+        return self.count / self.total if self.total else float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The Wilson 95 % interval, (0, 1) where the total is 0."""
+        if not self.total:
+            return 0.0, 1.0
+        interval = binomtest(self.count, self.total).proportion_ci(0.95, method="wilson")
+        return float(interval.low), float(interval.high)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def clean_accuracy(predictions: Tensor, labels: Tensor) -> Rate:
+    """CA: the share of ``predictions`` (N,) on clean pictures that equal ``labels`` (N,).
+
+    >>> clean_accuracy(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 2]))
+    Rate(count=2, total=3)
+    """
+    check_labels(labels, len(predictions))
+    return Rate(int((predictions == labels).sum()), len(labels))
+
+
+def attack_success_rate(predictions: Tensor, labels: Tensor, target_label: int) -> Rate:
+    """ASR: the share of triggered pictures of other classes that are taken for the target.
+
+    Args:
+        predictions: the model's classes on triggered pictures (N,).
+        labels: the true classes (N,); pictures of ``target_label`` do not count.
+        target_label: the class that the attacker wants.
+
+    >>> attack_success_rate(torch.tensor([7, 7, 1]), torch.tensor([7, 0, 1]), 7)
+    Rate(count=1, total=2)
+    """
+    check_labels(labels, len(predictions))
+    others = labels != target_label
+    return Rate(int((predictions[others] == target_label).sum()), int(others.sum()))
+
+
+def recovered_accuracy(predictions: Tensor, labels: Tensor, target_label: int) -> Rate:
+    """RA: the share of triggered pictures of other classes that get their true label.
+
+    >>> recovered_accuracy(torch.tensor([7, 7, 1]), torch.tensor([7, 0, 1]), 7)
+    Rate(count=1, total=2)
+    """
+    check_labels(labels, len(predictions))
+    others = labels != target_label
+    return clean_accuracy(predictions[others], labels[others])
+
+
+def flops(work: Callable[[], object]) -> int:
+    """Return the floating-point operations of ``work()``, forward and backward (a multiply-add counts as 2).
+
+    >>> layer = torch.nn.Linear(3, 5)
+    >>> flops(lambda: layer(torch.ones(2, 3)))
+    60
+    """
+    counter = FlopCounterMode(display=False)
+    with counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def peak_signal_to_noise_ratio(restored: Tensor, original: Tensor, masks: Tensor) -> Tensor:
+    """PSNR inside the masks, a picture: ``10 log10(1 / MSE)`` in dB.
+
+    Args:
+        restored: (N, 3, H, W) in [0, 1].
+        original: (N, 3, H, W) in [0, 1].
+        masks: (N, 1, H, W), 1 = counts.
+
+    Returns:
+        (N,) in dB, at most 100; NaN where a mask is empty.
+    """
+    _check_pair(restored, original, masks)
+    error = ((restored - original).square() * masks).sum((1, 2, 3)) / (3 * masks.sum((1, 2, 3)))
+    return -10 * error.clamp(min=1e-10).log10()
+
+
+def structural_similarity_inside(restored: Tensor, original: Tensor, masks: Tensor) -> Tensor:
+    """SSIM (Wang et al. 2004, 7x7 windows) averaged over the pixels of the masks, a picture.
+
+    Returns:
+        (N,) in [-1, 1]; NaN where a mask is empty.
+    """
+    _check_pair(restored, original, masks)
+    values = []
+    for one, other, mask in zip(restored, original, masks, strict=True):
+        _, ssim = structural_similarity(
+            one.cpu().numpy(), other.cpu().numpy(), channel_axis=0, data_range=1.0, full=True
+        )
+        inside = mask.cpu().numpy().astype(bool).repeat(3, axis=0)
+        values.append(ssim[inside].mean() if inside.any() else np.nan)
+    return torch.tensor(np.array(values), dtype=torch.float32)
+
+
+def gradient_energy(images: Tensor, masks: Tensor) -> Tensor:
+    """Sum of squared forward differences between neighbours that both lie inside the mask, a picture.
+
+    Restored over original it tells how sharp a restoration is: 1 as sharp, 0 flat.
+
+    Returns:
+        (N,), not negative.
+    """
+    check_images(images)
+    check_masks(masks, images)
+    vertical = (images[:, :, 1:] - images[:, :, :-1]).square() * masks[:, :, 1:] * masks[:, :, :-1]
+    horizontal = (images[..., 1:] - images[..., :-1]).square() * masks[..., 1:] * masks[..., :-1]
+    return vertical.sum((1, 2, 3)) + horizontal.sum((1, 2, 3))
+
+
+def _check_pair(restored: Tensor, original: Tensor, masks: Tensor) -> None:
+    check_images(original, name="original")
+    check_masks(masks, original)
+    if restored.shape != original.shape:
+        raise mismatch("restored", f"shape {tuple(original.shape)}", tuple(restored.shape))

@@ -1,0 +1,1 @@
+"""Classifiers small enough to train on a CPU, one a file."""

@@ -1,0 +1,18 @@
+"""Progress on the terminal; silent where there is none."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+__all__ = ["console", "progress"]
+
+# Tables and results go to standard output, progress to standard error, so that output can be piped.
+console = Console()
+
+
+def progress() -> Progress:
+    """Return a Rich progress bar on standard error, disabled where that is not a terminal."""
+    errors = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True)

@@ -1,0 +1,110 @@
+"""The folder is the registry: a method is one module in its family's folder and needs no other line.
+
+``triggers/blended.py`` with ``__all__ = ["Blended"]`` is the method ``blended`` of the family ``triggers``. A method
+is written in text as its name and, where wanted, its options: ``"patch"``, ``"patch:size=5,position=random"``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+from typing import Any
+
+import yaml
+
+from februus.checks import check_choice, mismatch
+
+__all__ = ["FAMILIES", "available", "create", "find", "options_of"]
+
+FAMILIES = {
+    "architectures": "februus.models.architectures",
+    "triggers": "februus.triggers",
+    "localizers": "februus.localizers",
+    "inpainters": "februus.inpainters",
+    "attacks": "februus.federated.attacks",
+    "aggregators": "februus.federated.aggregators",
+    "engines": "februus.federated.engines",
+    "detectors": "detectors",
+}
+
+
+def available(family: str) -> tuple[str, ...]:
+    """Return the names of the methods of ``family``, sorted.
+
+    >>> "patch" in available("triggers")
+    True
+    """
+    check_choice("family", family, FAMILIES)
+    package = importlib.import_module(FAMILIES[family])
+    names = (module.name for module in pkgutil.iter_modules(package.__path__) if not module.ispkg)
+    return tuple(sorted(name.replace("_", "-") for name in names if not name.startswith("_")))
+
+
+def find(family: str, name: str) -> type[Any]:
+    """Return the class that a method's module exports.
+
+    Raises:
+        ValueError: if the family or the method does not exist; lists those that do.
+    """
+    check_choice(family.removesuffix("s"), name, available(family))
+    module = importlib.import_module(f"{FAMILIES[family]}.{name.replace('-', '_')}")
+    found: type[Any] = getattr(module, module.__all__[0])
+    return found
+
+
+def options_of(method: type[Any]) -> dict[str, inspect.Parameter]:
+    """Return the options that a method's constructor takes, by name."""
+    return dict(inspect.signature(method).parameters)
+
+
+def create(family: str, spec: str, **options: Any) -> Any:
+    """Build a method from its name and options.
+
+    Args:
+        family: one of `FAMILIES`.
+        spec: a name as `available` lists it, or ``name:option=value,option=value``; values are read as YAML.
+        options: further options; they win over those in ``spec``.
+
+    Raises:
+        ValueError: if the family, the method or an option does not exist or a value does not fit.
+
+    >>> create("triggers", "patch:size=5").size
+    5
+    """
+    name, _, text = spec.partition(":")
+    method = find(family, name)
+    given = {**_parse(text, spec), **options}
+    known = options_of(method)
+    for option in given:
+        check_choice(f"option of {family.removesuffix('s')} {name}", option, known)
+    missing = [key for key, value in known.items() if value.default is inspect.Parameter.empty and key not in given]
+    if missing:
+        raise mismatch(f"{family.removesuffix('s')} {name}", f"the option {missing[0]!r}", repr(spec))
+    return method(**given)
+
+
+def spec_of(family: str, method: Any) -> str:
+    """Return the text that `create` builds an equal method from.
+
+    >>> spec_of("triggers", create("triggers", "patch:size=5"))
+    'patch:size=5'
+    """
+    name = type(method).__module__.rpartition(".")[2].replace("_", "-")
+    changed = (
+        f"{field.name}={getattr(method, field.name)}"
+        for field in dataclasses.fields(method)
+        if getattr(method, field.name) != field.default
+    )
+    return ":".join(filter(None, (name, ",".join(changed))))
+
+
+def _parse(text: str, spec: str) -> dict[str, Any]:
+    options = {}
+    for part in filter(None, text.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise mismatch("method", "name:option=value,option=value", repr(spec))
+        options[key.strip().replace("-", "_")] = yaml.safe_load(value)
+    return options

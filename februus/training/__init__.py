@@ -1,0 +1,1 @@
+"""Fitting a classifier, fitting the inpainting GAN."""

@@ -1,0 +1,93 @@
+"""Fitting a classifier by stochastic gradient descent, and asking it about many pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from februus.checks import check_range, mismatch
+from februus.data import Dataset
+
+__all__ = ["LocalTraining", "fit", "predict"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalTraining:
+    """Stochastic gradient descent with momentum.
+
+    Args:
+        epochs: passes over the pictures.
+        batch_size: pictures a step; a last batch of one picture is left out, batch normalisation cannot use it.
+        learning_rate: step size.
+        momentum: in [0, 1).
+        weight_decay: L2 penalty.
+    """
+
+    epochs: int = 1
+    batch_size: int = 32
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+    def __post_init__(self) -> None:
+        check_range("epochs", self.epochs, 1)
+        check_range("batch_size", self.batch_size, 2)
+        check_range("learning_rate", self.learning_rate, 0, open_low=True)
+        check_range("momentum", self.momentum, 0, 1)
+        check_range("weight_decay", self.weight_decay, 0)
+
+
+def fit(model: nn.Module, data: Dataset, settings: LocalTraining, generator: torch.Generator) -> float:
+    """Train ``model`` in place on ``data``.
+
+    Args:
+        model: pictures (N, 3, H, W) in [0, 1] -> logits (N, C).
+        data: pictures and labels.
+        settings: how.
+        generator: of the order and, through a seed drawn from it, of dropout.
+
+    Returns:
+        the mean loss of the last pass.
+
+    Raises:
+        ValueError: if the loss is no longer finite.
+    """
+    device = next(model.parameters()).device
+    optimizer = torch.optim.SGD(
+        model.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
+    )
+    was_training = model.training
+    model.train()
+    total = 0.0
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+        for _ in range(settings.epochs):
+            losses = []
+            for rows in torch.randperm(len(data), generator=generator).split(settings.batch_size):
+                if len(rows) == 1 and len(data) > 1:
+                    continue
+                images = data.floats(rows).to(device).contiguous(memory_format=torch.channels_last)
+                loss = F.cross_entropy(model(images), data.labels[rows].to(device))
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                losses.append(loss.detach())
+            total = torch.stack(losses).mean().item()
+            if not total < float("inf"):
+                raise mismatch("loss", "a finite value", f"{total}; lower the learning rate")
+    model.train(was_training)
+    return total
+
+
+def predict(model: nn.Module, data: Dataset, *, batch_size: int = 256) -> Tensor:
+    """Return the classes (N,) that ``model``, in eval mode, gives the pictures of ``data``, on the CPU."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        classes = torch.cat([model(images.to(device)).argmax(1).cpu() for images, _ in data.batches(batch_size)])
+    model.train(was_training)
+    return classes

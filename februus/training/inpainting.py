@@ -1,0 +1,322 @@
+"""Training of the inpainting GAN: reconstruction first, then two critics (Iizuka et al. 2017; WGAN-GP, 2017)."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torchvision.utils import save_image
+
+from februus.checks import check_range, mismatch
+from februus.data import Dataset
+from februus.files import output_folder, write_file, write_json
+from februus.inpainters.gan import read_inpainter
+from februus.masks import random_masks, random_rectangles
+from februus.metrics import gradient_energy, peak_signal_to_noise_ratio
+from februus.models.completion import CompletionNetwork, Critic
+from februus.seeds import seeded
+
+__all__ = ["InpainterTraining", "train_inpainter"]
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InpainterTraining:
+    """How the completion network is trained.
+
+    Args:
+        steps: optimiser steps in all.
+        batch_size: pictures a step and process.
+        width: channels of the completion network at half resolution.
+        learning_rate: Adam's, at the start; falls to a twentieth along a cosine.
+        adversarial_from: share of the steps after which the critics join, in [0, 1].
+        adversarial_weight: of the critics' loss beside the logarithm of the squared error.
+        gradient_penalty: weight of WGAN-GP's penalty.
+        critic_steps: critic updates for each update of the network.
+        average: decay of the moving average of the weights, which is what ships.
+        bfloat16: whether the completion network computes in bfloat16.
+        report_every: steps between two rows of metrics, sample grids and states to resume from.
+        seed: of everything random.
+        start: weights of an earlier run to begin with, say of one that only reconstructed.
+    """
+
+    steps: int = 20_000
+    batch_size: int = 64
+    width: int = 64
+    learning_rate: float = 5e-4
+    adversarial_from: float = 0.5
+    adversarial_weight: float = 0.02
+    gradient_penalty: float = 10.0
+    critic_steps: int = 1
+    average: float = 0.999
+    bfloat16: bool = True
+    report_every: int = 1000
+    seed: int = 0
+    start: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "width", "critic_steps", "report_every"):
+            check_range(name, getattr(self, name), 1)
+        check_range("learning_rate", self.learning_rate, 0, 1, open_low=True)
+        check_range("adversarial_from", self.adversarial_from, 0, 1)
+        check_range("average", self.average, 0, 1)
+
+
+def train_inpainter(
+    settings: InpainterTraining,
+    train: Sequence[Dataset],
+    test: Sequence[Dataset],
+    output: Path,
+    *,
+    device: str = "auto",
+    on_step: Callable[[int, Row | None], None] | None = None,
+) -> Path:
+    """Train a completion network and its critics, or go on from where the same call was stopped.
+
+    Runs as one process or as several under ``accelerate launch``. Writes to ``output``: ``inpainter.safetensors``
+    (the averaged weights, half precision, with its card as metadata), ``card.json``, ``metrics.json``,
+    ``samples.png`` and ``state.pt`` to resume from.
+
+    Args:
+        settings: how to train.
+        train: pictures to learn from, all of one size.
+        test: pictures to report on; 256 of each are used.
+        output: a folder.
+        device: ``auto`` or ``cpu``.
+        on_step: called on the main process after each step with the number of steps done and, where one was
+            measured, the row of metrics.
+
+    Returns:
+        the path of the weights.
+
+    Raises:
+        ValueError: if the pictures differ in size, the folder holds another run, or the loss is no longer finite.
+    """
+    accelerator = Accelerator(cpu=device == "cpu")
+    output_folder(output)
+    run = _Run(settings, accelerator, _join(train), output)
+    scenes = _held_out(test, settings.seed)
+    while run.step < settings.steps:
+        run.advance()
+        row = None
+        if run.step % settings.report_every == 0 or run.step == settings.steps:
+            row = run.report(scenes, {"train": [data.name for data in train], "test": [data.name for data in test]})
+        if on_step is not None and accelerator.is_main_process:
+            on_step(run.step, row)
+    return output / "inpainter.safetensors"
+
+
+class _Run:
+    """The state of a training run."""
+
+    def __init__(self, settings: InpainterTraining, accelerator: Accelerator, images: Tensor, output: Path):
+        self.settings, self.accelerator, self.images, self.output = settings, accelerator, images, output
+        torch.manual_seed(settings.seed)
+        network, critics = CompletionNetwork(width=settings.width), nn.ModuleList([Critic(), Critic()])
+        self.ancestor: dict[str, Any] | None = None
+        if settings.start is not None:
+            network, self.ancestor = read_inpainter(Path(settings.start))
+        self.average = copy.deepcopy(network).to(accelerator.device)
+        optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate, betas=(0.9, 0.99))
+        critic_optimizer = torch.optim.Adam(critics.parameters(), settings.learning_rate, betas=(0.5, 0.99))
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        prepared = accelerator.prepare(network, _Critics(critics), optimizer, critic_optimizer)
+        self.network, self.critics, self.optimizer, self.critic_optimizer = prepared
+        self.step, self.rows = 0, list[Row]()
+        self._losses: dict[str, float] = {}
+        self._resume()
+
+    def advance(self) -> None:
+        """Take one step of the network and, once they take part, of the critics."""
+        settings = self.settings
+        adversarial = self.step >= settings.adversarial_from * settings.steps
+        rate = settings.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * self.step / settings.steps)))
+        for optimizer in (self.optimizer, self.critic_optimizer):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        images, masks = self._draw()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.bfloat16):
+            restored = self.network(images, masks)
+        error = ((restored - images).square() * masks).sum((1, 2, 3)) / (3 * masks.sum((1, 2, 3)))
+        loss = (error + 1e-4).log().mean()
+        self._losses["reconstruction"] = loss.item()
+        if adversarial:
+            for _ in range(settings.critic_steps):
+                self._teach_critics(images, restored.detach(), masks)
+            scores = self.critics(restored, masks)
+            self._losses["realism"] = scores.mean().item()
+            loss = loss - settings.adversarial_weight * scores.mean()
+        if not torch.isfinite(loss):
+            raise mismatch("loss", f"a finite value at step {self.step + 1}", f"{loss.item()}; lower the learning rate")
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        decay = min(settings.average, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            parameters = self.accelerator.unwrap_model(self.network).parameters()
+            for mean, current in zip(self.average.parameters(), parameters, strict=True):
+                mean.lerp_(current, 1 - decay)
+        self.step += 1
+
+    def _teach_critics(self, images: Tensor, restored: Tensor, masks: Tensor) -> None:
+        """Take one step of both critics."""
+        mix = torch.rand(len(images), 1, 1, 1, generator=self._generator, dtype=images.dtype).to(images.device)
+        mixed = (mix * images + (1 - mix) * restored).requires_grad_()
+        real, fake = self.critics(torch.cat([images, restored]), masks.repeat(2, 1, 1, 1)).chunk(2, dim=1)
+        penalty = torch.zeros((), device=images.device)
+        for scores in self.critics(mixed, masks):
+            (slope,) = torch.autograd.grad(scores.sum(), mixed, create_graph=True)
+            penalty = penalty + (slope.flatten(1).norm(dim=1) - 1).square().mean()
+        loss = fake.mean() - real.mean() + self.settings.gradient_penalty * penalty / 2
+        self._losses["critic_gap"] = (real.mean() - fake.mean()).item()
+        self.critic_optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        self.critic_optimizer.step()
+
+    def _draw(self) -> tuple[Tensor, Tensor]:
+        """Return the step's pictures and masks; a function of seed, step and process alone."""
+        self._generator = seeded(self.settings.seed, self.step, self.accelerator.process_index)
+        count = self.settings.batch_size
+        images = self.images[torch.randint(len(self.images), (count,), generator=self._generator)].float() / 255
+        flipped = torch.rand(count, 1, 1, 1, generator=self._generator) < 0.5
+        images = torch.where(flipped, images.flip(3), images)
+        masks = random_masks(count, *images.shape[2:], generator=self._generator)
+        device = self.accelerator.device
+        return images.to(device).contiguous(memory_format=torch.channels_last), masks.to(device)
+
+    def report(self, scenes: list[tuple[str, Tensor, Tensor]], data: dict[str, list[str]]) -> Row:
+        """Measure on held-out pictures; write metrics, samples, weights and the state to resume from."""
+        row: Row = {"step": self.step, **self._losses}
+        rows = []
+        for name, images, masks in scenes:
+            on_device = images.to(self.accelerator.device), masks.to(self.accelerator.device)
+            with torch.no_grad():
+                restored = self.average(*on_device).cpu()
+            row[f"psnr_{name}"] = peak_signal_to_noise_ratio(restored, images, masks).mean().item()
+            energy = gradient_energy(restored, masks).sum() / gradient_energy(images, masks).sum()
+            row[f"gradient_energy_{name}"] = energy.item()
+            rows += [images[:12], images[:12] * (1 - masks[:12]) + 0.5 * masks[:12], restored[:12]]
+        self.rows.append(row)
+        if self.accelerator.is_main_process:
+            processes = len(gather_object([self.accelerator.process_index]))
+            self._write(torch.cat(rows), {**data, "processes": processes})
+        else:
+            gather_object([self.accelerator.process_index])
+        self.accelerator.wait_for_everyone()
+        return row
+
+    def _write(self, samples: Tensor, data: dict[str, Any]) -> None:
+        card = {
+            "architecture": "completion-network",
+            "width": self.settings.width,
+            "settings": asdict(self.settings),
+            "steps_done": self.step,
+            "data": data,
+            "hardware": _hardware(self.accelerator.device),
+            "torch": torch.__version__,
+            "metrics": self.rows[-1],
+            "started_from": self.ancestor,
+        }
+        write_file(self.output / "samples.png", lambda path: save_image(samples, path, nrow=12, format="png"))
+        write_json(self.output / "metrics.json", self.rows)
+        save_inpainter(self.output / "inpainter.safetensors", self.average, card)
+        write_json(self.output / "card.json", card)
+        unwrap = self.accelerator.unwrap_model
+        state = {
+            "settings": asdict(self.settings),
+            "step": self.step,
+            "rows": self.rows,
+            "network": unwrap(self.network).state_dict(),
+            "critics": unwrap(self.critics).state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "critic_optimizer": self.critic_optimizer.state_dict(),
+        }
+        write_file(self.output / "state.pt", lambda path: torch.save(state, path))
+
+    def _resume(self) -> None:
+        path = self.output / "state.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+        if state["settings"] != asdict(self.settings):
+            raise mismatch(str(self.output), "an empty folder or a run of the same settings", state["settings"])
+        self.step, self.rows = state["step"], state["rows"]
+        self.accelerator.unwrap_model(self.network).load_state_dict(state["network"])
+        self.accelerator.unwrap_model(self.critics).load_state_dict(state["critics"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+
+
+class _Critics(nn.Module):
+    """The global critic on whole pictures, the local one on half the sides around the hole; scores (2, N)."""
+
+    def __init__(self, critics: nn.ModuleList):
+        super().__init__()
+        self.critics = critics
+
+    def forward(self, images: Tensor, masks: Tensor) -> Tensor:
+        everywhere, around = self.critics
+        return torch.stack([everywhere(images, masks), around(*_surroundings(images, masks))])
+
+
+def _surroundings(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Crop half the height and width around each hole's centre of mass, inside the picture."""
+    height, width = images.shape[2:]
+    half_height, half_width = height // 2, width // 2
+    area = masks.sum((1, 2, 3))
+    rows = torch.arange(height, device=masks.device)
+    columns = torch.arange(width, device=masks.device)
+    top = (masks.sum((1, 3)) @ rows.to(masks.dtype) / area - half_height / 2).round().long()
+    left = (masks.sum((1, 2)) @ columns.to(masks.dtype) / area - half_width / 2).round().long()
+    row_index = top.clamp(0, height - half_height)[:, None] + rows[:half_height]
+    column_index = left.clamp(0, width - half_width)[:, None] + columns[:half_width]
+    picture = torch.arange(len(images), device=masks.device)[:, None, None]
+    both = torch.cat([images, masks], 1).permute(0, 2, 3, 1)
+    cropped = both[picture, row_index[:, :, None], column_index[:, None, :]].permute(0, 3, 1, 2)
+    return cropped[:, :3], cropped[:, 3:]
+
+
+def save_inpainter(path: Path, network: CompletionNetwork, card: dict[str, Any]) -> None:
+    """Write the weights in half precision, with the card as metadata."""
+    weights = {name: tensor.to(torch.float16).cpu().contiguous() for name, tensor in network.state_dict().items()}
+    write_file(path, lambda temporary: save_file(weights, temporary, metadata={"card": json.dumps(card)}))
+
+
+def _join(datasets: Sequence[Dataset]) -> Tensor:
+    sizes = {data.image_size for data in datasets}
+    if len(sizes) != 1:
+        raise mismatch("data", "pictures of one size; set image_size", sorted(sizes))
+    return torch.cat([data.images for data in datasets])
+
+
+def _held_out(datasets: Sequence[Dataset], seed: int, count: int = 256) -> list[tuple[str, Tensor, Tensor]]:
+    """Return, a data set, some pictures and the masks to report on: random shapes, and square holes of a quarter."""
+    scenes = []
+    for data in datasets:
+        generator = seeded(seed)
+        images = data.take(count, generator).floats()
+        height, width = data.image_size
+        square = random_rectangles(len(images), height, width, side=min(height, width) // 4, generator=generator)
+        scenes.append((f"{data.name}_square", images, square))
+        scenes.append((f"{data.name}_random", images, random_masks(len(images), height, width, generator=generator)))
+    return scenes
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"

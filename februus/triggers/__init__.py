@@ -1,0 +1,1 @@
+"""Triggers: pictures in, triggered pictures out."""

@@ -1,0 +1,87 @@
+"""The few types that the whole package speaks.
+
+Images are ``float32 (N, 3, H, W)`` in [0, 1]; masks are ``(N, 1, H, W)``, 1 = to be restored;
+heatmaps are continuous ``(N, L, H, W)`` in [0, 1], L maps a picture, one a layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Aggregator", "Context", "Inpainter", "Localizer", "Purified", "Trigger"]
+
+
+class Trigger(Protocol):
+    """Stamps a trigger on pictures; labels are the business of `februus.poisoning`."""
+
+    def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return triggered copies of ``images`` (N, 3, H, W); the input stays as it is."""
+        ...
+
+
+class Localizer(Protocol):
+    """Finds what drives a decision."""
+
+    def __call__(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Return heatmaps (N, L, H, W) in [0, 1] for the class that ``model`` predicts."""
+        ...
+
+
+class Inpainter(Protocol):
+    """Restores the masked part of pictures."""
+
+    def __call__(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Return pictures (N, 3, H, W) equal to ``images`` wherever ``masks`` is 0."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What an aggregator may know of a round beside the updates.
+
+    Args:
+        generator: the round's source of randomness.
+        clients: ids of the clients, in the order of the updates.
+    """
+
+    generator: torch.Generator
+    clients: tuple[int, ...]
+
+
+class Aggregator(Protocol):
+    """Makes one update of many."""
+
+    def __call__(self, updates: Tensor, weights: Tensor, context: Context) -> Tensor:
+        """Return the aggregate (D,) of ``updates`` (K, D) with ``weights`` (K,), which sum to 1."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Purified:
+    """What a purifier made of a batch of N pictures.
+
+    Args:
+        images: the sanitized pictures (N, 3, H, W).
+        heatmaps: what the localizer saw (N, L, H, W).
+        masks: what was restored (N, 1, H, W), 1 = restored; all 0 where nothing was.
+        logits_before: the model's answer to the pictures as they came (N, C).
+        logits: its answer to the sanitized pictures (N, C).
+        labels: the class of ``logits`` (N,).
+        flagged: whether a picture is suspected of a trigger (N,), bool.
+        scores: how suspicious it is (N,), higher is more suspicious.
+        stages: the last stage each picture went through, one of `locate`, `remove`, `restore`, `verify`, `classify`.
+    """
+
+    images: Tensor
+    heatmaps: Tensor
+    masks: Tensor
+    logits_before: Tensor
+    logits: Tensor
+    labels: Tensor
+    flagged: Tensor
+    scores: Tensor
+    stages: tuple[str, ...]
