@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -41,8 +42,10 @@ def check_images(images: Tensor, *, name: str = "images", smallest_side: int = S
 
 
 def check_masks(masks: Tensor, images: Tensor, *, name: str = "masks") -> None:
-    """Raise unless ``masks`` is binary (N, 1, H, W) and fits ``images``."""
+    """Raise unless ``masks`` is float32 (N, 1, H, W) of 0 and 1 and fits ``images``."""
     expected = (len(images), 1, *images.shape[2:])
+    if not isinstance(masks, Tensor) or masks.dtype != torch.float32:
+        raise mismatch(name, "a float32 tensor (N, 1, H, W)", getattr(masks, "dtype", type(masks).__name__))
     if tuple(masks.shape) != expected:
         raise mismatch(name, f"shape {expected}", tuple(masks.shape))
     if not ((masks == 0) | (masks == 1)).all():
@@ -59,11 +62,12 @@ def check_range(
     name: str, value: float, low: float, high: float = float("inf"), *, open_low: bool = False
 ) -> None:
     """Raise unless ``low <= value <= high`` (``low < value`` where ``open_low``)."""
-    if not (low < value if open_low else low <= value) or not value <= high:
+    fits = isinstance(value, Real) and (low < value if open_low else low <= value) and value <= high
+    if not fits:
         span = f"{'above' if open_low else 'at least'} {low:g}"
         if high != float("inf"):
             span += f" and at most {high:g}"
-        raise mismatch(name, f"a value {span}", value)
+        raise mismatch(name, f"a value {span}", repr(value))
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:

@@ -46,9 +46,8 @@ def _parser() -> ArgumentParser:
         child = _DashedParser(description=title.partition("Args:")[0].strip(), exit_on_error=False)
         child.add_argument("--config", action="config", help="YAML file with the options, underscores for dashes.")
         settings = _settings(command)
-        for parameter, group in settings.items():
+        for group in settings.values():
             child.add_class_arguments(group, None, as_group=False)
-            del parameter
         positional = _positional(command)
         for parameter, kind in positional.items():
             child.add_argument(parameter, type=kind, help=_help(title, parameter))
@@ -59,7 +58,8 @@ def _parser() -> ArgumentParser:
 
 def _settings(command: Callable[..., Any]) -> dict[str, type[Any]]:
     """Return the parameters that are dataclasses: their fields become options of the command."""
-    return {name: kind for name, kind in get_type_hints(command).items() if dataclasses.is_dataclass(kind)}
+    hints = get_type_hints(command).items()
+    return {name: kind for name, kind in hints if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
 
 
 def _positional(command: Callable[..., Any]) -> dict[str, Any]:

@@ -3,17 +3,121 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.table import Table
 
+from februus import registry
+from februus.benchmark.cases import Case, open_case
+from februus.benchmark.evaluation import evaluate as evaluate_case
+from februus.benchmark.inpainting import draw_inpainters
+from februus.benchmark.inpainting import measure_inpainters as measure
+from februus.benchmark.report import table, write_report
+from februus.benchmark.speed import compare_batched, compare_round
+from februus.checks import check_range
 from februus.data import load
 from februus.federated import Federation
 from februus.federated import train as train_federated
+from februus.files import output_folder, write_json
+from februus.models import Normalized, build
+from februus.models import load as load_model
+from februus.panel import draw_panel
+from februus.poisoning import stamp
 from februus.progress import console, progress
+from februus.purifier import Purifier
+from februus.sanitizing import Record, find_pictures
+from februus.sanitizing import sanitize as sanitize_pictures
+from februus.seeds import seeded
+from februus.training.inpainting import InpainterTraining
+from februus.training.inpainting import train_inpainter as train_completion
 
 __all__ = ["COMMANDS"]
+
+PANEL_ROWS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which classifier.
+
+    Args:
+        model: checkpoint folder, module:function, or the name of an architecture, also of torchvision or timm.
+        weights: file of weights, where the model is not a folder.
+        normalization: none, imagenet, cifar10 or gtsrb, where no card tells it.
+        image_size: side in pixels of the pictures that it takes, where no card tells it.
+        device: auto, cpu, cuda or mps.
+    """
+
+    model: str
+    weights: Path | None = None
+    normalization: str | None = None
+    image_size: int | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PurifierOptions:
+    """How pictures are purified.
+
+    Args:
+        preset: paper is the published recipe: Grad-CAM of one layer, one threshold, always restore.
+        threshold: heat in (0, 1] from which a pixel is removed; the paper's code has 0.7 on CIFAR-10, 0.8 on GTSRB.
+        layer: name of the layer that Grad-CAM reads; the last convolution where not given.
+        inpainter: biharmonic, gan, mean-fill, navier-stokes or telea; options as gan:weights=FILE.
+        batch_size: pictures that are worked on at once.
+    """
+
+    preset: str = "paper"
+    threshold: float = 0.7
+    layer: str | None = None
+    inpainter: str = "gan"
+    batch_size: int = 256
+
+    def build(self, model: torch.nn.Module, reference: torch.Tensor | None = None) -> Purifier:
+        """Make the purifier."""
+        return Purifier.for_model(
+            model,
+            reference,
+            preset=self.preset,
+            inpainter=self.inpainter,
+            threshold=self.threshold,
+            layer=self.layer,
+            batch_size=self.batch_size,
+        )
+
+
+def demo(*, output: Path = Path("februus-demo"), seed: int = 0, device: str = "auto") -> None:
+    """Backdoor a federated model of drawn traffic signs, then defend it; about two minutes on two cores.
+
+    Args:
+        output: folder of the checkpoint, report.json and panel.png; the same command goes on where it was stopped.
+        seed: of everything random.
+        device: auto, cpu, cuda or mps.
+    """
+    settings = Federation(
+        clients=5, malicious=1, rounds=6, trigger="sticker", target_label=11, poison_rate=0.3, seed=seed
+    )
+    console.print(
+        "Five clients train a model of traffic signs together. One of them pastes a flower on a third of its signs\n"
+        "and calls them 'parking'. Each round shows the accuracy on clean signs (CA) and how often a sign with a\n"
+        "flower is taken for 'parking' (ASR).",
+        highlight=False,
+    )
+    model = _train(settings, "signs", output / "model", device=device)
+    test = load("signs", "test")
+    case = Case(
+        name="demo",
+        model=model,
+        test=test,
+        trigger=registry.create("triggers", settings.trigger),
+        target_label=settings.target_label,
+    )
+    options = PurifierOptions()
+    console.print("Now each picture passes the purifier, preset 'paper', before the model sees it.", highlight=False)
+    _evaluate(case, options, output, seed=seed)
 
 
 def train(
@@ -35,9 +139,239 @@ def train(
         center_crop: crop the central pixels first and resize back.
         device: auto, cpu, cuda or mps.
     """
-    options = {"image_size": image_size, "center_crop": center_crop}
-    pictures, test = load(data, "train", **options), load(data, "test", **options)
+    _train(settings, data, output, image_size=image_size, center_crop=center_crop, device=device)
+    console.print(f"wrote {output}", highlight=False, soft_wrap=True)
 
+
+def train_inpainter(
+    settings: InpainterTraining,
+    *,
+    data: list[str],
+    output: Path,
+    image_size: int | None = None,
+    device: str = "auto",
+) -> None:
+    """Train the inpainting GAN; runs on several GPUs under `accelerate launch -m februus.cli train-inpainter`.
+
+    Args:
+        settings: of the training.
+        data: pictures to learn from, one or more sources, as --data '[signs, FOLDER]'.
+        output: folder of weights, card, metrics and samples; the same command goes on where it was stopped.
+        image_size: side in pixels; the pictures' own where not given.
+        device: auto or cpu.
+    """
+    train = [load(source, "train", image_size=image_size) for source in data]
+    test = [load(source, "test", image_size=image_size) for source in data]
+    with progress() as bars:
+        bar = bars.add_task("steps", total=settings.steps)
+
+        def on_step(step: int, row: dict[str, float] | None) -> None:
+            bars.update(bar, completed=step)
+            if row is not None:
+                figures = "  ".join(f"{name} {value:.3f}" for name, value in row.items() if name != "step")
+                console.print(f"step {step}  {figures}", highlight=False, soft_wrap=True)
+
+        weights = train_completion(settings, train, test, output, device=device, on_step=on_step)
+    console.print(f"wrote {weights}", highlight=False, soft_wrap=True)
+
+
+def sanitize(
+    source: Path,
+    output: Path,
+    model: ModelOptions,
+    purifier: PurifierOptions,
+    *,
+    panels: bool = False,
+    overwrite: bool = False,
+) -> int:
+    """Sanitize a picture or a folder of pictures; the exit code is 1 where a file was no good.
+
+    Args:
+        source: a picture or a folder.
+        output: a folder, or the path of a picture; pictures, manifest.csv and manifest.json are written there.
+        model: the classifier.
+        purifier: how.
+        panels: whether to draw each picture's way beside it.
+        overwrite: whether the output may exist.
+    """
+    count = len(find_pictures(source))
+    loaded = _load_model(model)
+    card = loaded.card
+    failed = flagged = 0
+    with progress() as bars:
+        bar = bars.add_task("pictures", total=count)
+
+        def on_picture(record: Record) -> None:
+            nonlocal failed, flagged
+            bars.advance(bar)
+            flagged += bool(record.flagged)
+            if record.error:
+                failed += 1
+                console.print(f"[red]failed[/red] {record.error}", highlight=False, soft_wrap=True)
+
+        sanitize_pictures(
+            source,
+            output,
+            purifier.build(loaded),
+            image_size=card.image_size if card else model.image_size or 32,
+            center_crop=card.center_crop if card else None,
+            classes=card.classes if card else (),
+            panels=panels,
+            overwrite=overwrite,
+            on_picture=on_picture,
+        )
+    done = f"{count - failed} of {count} pictures sanitized, {flagged} flagged; manifest beside them"
+    console.print(done, highlight=False)
+    return 1 if failed else 0
+
+
+def evaluate(
+    model: ModelOptions,
+    purifier: PurifierOptions,
+    *,
+    data: str | None = None,
+    split: str = "test",
+    trigger: str | None = None,
+    target_label: int | None = None,
+    pictures: int | None = None,
+    seed: int = 0,
+    output: Path = Path("februus-evaluation"),
+) -> None:
+    """Measure a model before and behind the purifier, on clean and on triggered pictures.
+
+    Args:
+        model: the classifier.
+        purifier: how pictures are purified.
+        data: pictures: signs, a folder, a torchvision or a Hugging Face data set; the card's where not given.
+        split: of the data.
+        trigger: blended, patch, pixels or sticker, with options as patch:size=4; the card's where not given.
+        target_label: the class that the attacker wants; the card's where not given.
+        pictures: how many, drawn at random; all where not given.
+        seed: of everything random.
+        output: folder of report.json and panel.png.
+    """
+    case = open_case(
+        model.model,
+        data=data,
+        split=split,
+        trigger=trigger,
+        target_label=target_label,
+        weights=model.weights,
+        normalization=model.normalization,
+        image_size=model.image_size,
+        device=_device(model.device),
+        pictures=pictures,
+        seed=seed,
+    )
+    _evaluate(case, purifier, output, seed=seed)
+
+
+def measure_inpainters(
+    model: ModelOptions,
+    *,
+    data: str | None = None,
+    pictures: int = 2000,
+    threshold: float = 0.7,
+    seed: int = 0,
+    output: Path = Path("februus-inpainters"),
+) -> None:
+    """Compare all inpainters on test pictures: inside square holes, and inside the model's Grad-CAM masks.
+
+    Args:
+        model: the classifier whose Grad-CAM masks are holes.
+        data: pictures; the card's where not given.
+        pictures: how many, drawn at random.
+        threshold: heat in (0, 1] from which on a pixel belongs to a Grad-CAM mask.
+        seed: of everything random.
+        output: folder of inpainters.json and inpainters.png.
+    """
+    output_folder(output)
+    case = open_case(model.model, data=data, device=_device(model.device), pictures=pictures, seed=seed)
+    with progress() as bars:
+        bar = bars.add_task("inpainters", total=None)
+        rows = measure(
+            case.test, case.model, heat=threshold, seed=seed, on_inpainter=lambda: bars.advance(bar)
+        )
+    drawn = Table("holes", "inpainter", *("PSNR dB", "SSIM", "sharpness", "ms", "MMAC"))
+    for row in rows:
+        drawn.add_row(
+            row["holes"],
+            row["inpainter"],
+            f"{row['psnr']:.2f} ± {row['psnr_interval']:.2f}",
+            f"{row['ssim']:.3f} ± {row['ssim_interval']:.3f}",
+            f"{row['gradient_energy']:.2f}",
+            f"{1000 * row['seconds']:.2f}",
+            f"{row['mega_macs']:.0f}",
+        )
+    console.print(drawn)
+    write_json(output / "inpainters.json", rows)
+    draw_inpainters(output / "inpainters.png", [case.test], seed=seed)
+    console.print(f"wrote {output}", highlight=False, soft_wrap=True)
+
+
+def measure_speed(
+    settings: Federation,
+    *,
+    data: str = "signs",
+    pictures: int = 256,
+    repeats: int = 3,
+    device: str = "auto",
+    output: Path = Path("februus-speed"),
+) -> None:
+    """Measure two ratios: purifying a batch against one by one, and a federated round against a plain loop.
+
+    Args:
+        settings: of the federation; of the architecture for both.
+        data: pictures.
+        pictures: of the batch.
+        repeats: timed pairs; the median ratio counts.
+        device: where pictures are purified; the round is on the CPU.
+        output: folder of speed.json.
+    """
+    check_range("pictures", pictures, 1)
+    output_folder(output)
+    train = load(data, "train")
+    torch.manual_seed(settings.seed)
+    model = Normalized(build(settings.architecture, num_classes=train.num_classes)).eval().to(_device(device))
+    purifier = Purifier.for_model(model, batch_size=pictures)
+    batched = compare_batched(purifier, train.take(pictures, seeded(settings.seed)), repeats=repeats)
+    console.print(f"one by one takes {_span(batched)} the time of a batch of {pictures}", highlight=False)
+    rounds = compare_round(settings, train, repeats=repeats)
+    console.print(f"a federated round takes {_span(rounds)} the time of the same SGD steps", highlight=False)
+    write_json(output / "speed.json", {"batched": batched, "round": rounds})
+
+
+def methods() -> None:
+    """List the methods that other commands take, with their options: NAME or NAME:option=value,option=value."""
+    for family in ("architectures", "triggers", "inpainters", "aggregators"):
+        drawn = Table("name", "options", title=family, title_justify="left", show_header=False, box=None)
+        for name in registry.available(family):
+            known = registry.options_of(registry.find(family, name)).values()
+            drawn.add_row(name, ", ".join(str(option).split(":")[0] + _default(option) for option in known))
+        console.print(drawn)
+
+
+def _default(option: Any) -> str:
+    return "" if option.default is option.empty else f"={option.default}"
+
+
+def _span(measured: dict[str, Any]) -> str:
+    low, high = measured["ratio_range"]
+    return f"{measured['ratio']:.2f} ({low:.2f} to {high:.2f}) times"
+
+
+def _train(
+    settings: Federation,
+    data: str,
+    output: Path,
+    *,
+    image_size: int | None = None,
+    center_crop: int | None = None,
+    device: str = "auto",
+) -> Normalized:
+    pictures, test = (
+        load(data, split, image_size=image_size, center_crop=center_crop) for split in ("train", "test")
+    )
     with progress() as bars:
         bar = bars.add_task("rounds", total=settings.rounds)
 
@@ -45,10 +379,9 @@ def train(
             bars.update(bar, completed=row["round"])
             console.print(_round_line(row, settings.rounds), highlight=False)
 
-        train_federated(
+        return train_federated(
             settings, pictures, test, output, device=_device(device), center_crop=center_crop or 0, on_round=on_round
         )
-    console.print(f"wrote {output}", highlight=False)
 
 
 def _round_line(row: dict[str, Any], rounds: int) -> str:
@@ -56,6 +389,44 @@ def _round_line(row: dict[str, Any], rounds: int) -> str:
     if "attack_success_rate" in row:
         line += f"  ASR {row['attack_success_rate']['value']:.3f}"
     return line + (f"  attackers {row['attackers']}" if row["attackers"] else "")
+
+
+def _evaluate(case: Case, options: PurifierOptions, output: Path, *, seed: int) -> None:
+    output_folder(output)
+    purifier = options.build(case.model)
+    with progress() as bars:
+        passes = 1 if case.trigger is None else 2
+        bar = bars.add_task("pictures", total=passes * len(case.test))
+        row = evaluate_case(
+            case, purifier, preset=options.preset, seed=seed, on_images=lambda count: bars.advance(bar, count)
+        )
+    _draw_case(case, purifier, output / "panel.png", seed=seed)
+    console.print(table(row))
+    write_report(output / "report.json", [row], seed=seed)
+    console.print(f"wrote {output / 'report.json'} and {output / 'panel.png'}", highlight=False, soft_wrap=True)
+
+
+def _draw_case(case: Case, purifier: Purifier, path: Path, *, seed: int) -> None:
+    """Draw pictures on which the attack counts: those of other classes, with the trigger where there is one."""
+    chosen = case.test
+    if case.target_label is not None:
+        chosen = chosen.subset((chosen.labels != case.target_label).nonzero().flatten())
+    chosen = chosen.take(PANEL_ROWS, seeded(seed))
+    if case.trigger is not None:
+        chosen = stamp(chosen, case.trigger, seeded(seed))
+    images = chosen.floats().to(next(case.model.parameters()).device)
+    first = "clean" if case.trigger is None else "triggered"
+    draw_panel(path, images, purifier(images), case.test.classes, first_column=first)
+
+
+def _load_model(options: ModelOptions) -> Normalized:
+    return load_model(
+        options.model,
+        weights=options.weights,
+        normalization=options.normalization,
+        image_size=options.image_size,
+        device=_device(options.device),
+    )
 
 
 def _device(name: str) -> str:
@@ -67,4 +438,13 @@ def _device(name: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-COMMANDS: dict[str, Callable[..., int | None]] = {"train": train}
+COMMANDS: dict[str, Callable[..., int | None]] = {
+    "demo": demo,
+    "train": train,
+    "train-inpainter": train_inpainter,
+    "sanitize": sanitize,
+    "evaluate": evaluate,
+    "measure-inpainters": measure_inpainters,
+    "measure-speed": measure_speed,
+    "methods": methods,
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -26,7 +27,9 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     except OSError as error:
         raise mismatch(str(path), "a file that can be written", error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # Where the folder is none, there is nothing to remove, and the error above shall be seen.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:

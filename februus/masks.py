@@ -65,17 +65,37 @@ def random_masks(
     generator: torch.Generator,
     smallest: float = 0.02,
     largest: float = 0.4,
+    pieces: int = 1,
 ) -> Tensor:
     """Draw holes of many shapes: rectangles, free-form strokes and blobs such as Grad-CAM makes.
 
-    Each shape is a random field whose largest values, as many as the area drawn for it (log-uniform in
-    [``smallest``, ``largest``]), make the hole; so every shape covers just the area that is wanted.
+    Each shape is a random field whose largest values, as many as the area drawn for it (log-uniform), make the hole;
+    so every shape covers just the area that is wanted.
+
+    Args:
+        count: number of masks.
+        height: in pixels.
+        width: in pixels.
+        generator: of all that is random.
+        smallest: share of the picture that is covered at least, in (0, ``largest`` / ``pieces``].
+        largest: share that is covered at most, in (0, 1].
+        pieces: holes in a mask, each of at most ``largest`` / ``pieces``; they may overlap.
 
     Returns:
         masks (count, 1, height, width) on the CPU.
     """
-    check_range("smallest", smallest, 0, largest, open_low=True)
-    check_range("largest", largest, smallest, 1)
+    check_range("largest", largest, 0, 1, open_low=True)
+    check_range("pieces", pieces, 1)
+    check_range("smallest", smallest, 0, largest / pieces, open_low=True)
+    holes = (
+        _random_holes(count, height, width, generator, smallest, largest / pieces) for _ in range(pieces)
+    )
+    return torch.stack(list(holes)).amax(0)
+
+
+def _random_holes(
+    count: int, height: int, width: int, generator: torch.Generator, smallest: float, largest: float
+) -> Tensor:
     fields = torch.stack([
         _rectangle_fields(count, height, width, generator),
         _stroke_fields(count, height, width, generator),

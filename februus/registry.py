@@ -10,13 +10,13 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
-from typing import Any
+from typing import Any, get_type_hints
 
-import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 
 from februus.checks import check_choice, mismatch
 
-__all__ = ["FAMILIES", "available", "create", "find", "options_of"]
+__all__ = ["FAMILIES", "available", "create", "find", "options_of", "spec_of"]
 
 FAMILIES = {
     "architectures": "februus.models.architectures",
@@ -64,7 +64,8 @@ def create(family: str, spec: str, **options: Any) -> Any:
 
     Args:
         family: one of `FAMILIES`.
-        spec: a name as `available` lists it, or ``name:option=value,option=value``; values are read as YAML.
+        spec: a name as `available` lists it, or ``name:option=value,option=value``; values are read as the command
+            line reads options of their types.
         options: further options; they win over those in ``spec``.
 
     Raises:
@@ -75,10 +76,11 @@ def create(family: str, spec: str, **options: Any) -> Any:
     """
     name, _, text = spec.partition(":")
     method = find(family, name)
-    given = {**_parse(text, spec), **options}
+    texts = _split(text, spec)
     known = options_of(method)
-    for option in given:
+    for option in (*texts, *options):
         check_choice(f"option of {family.removesuffix('s')} {name}", option, known)
+    given = {**_read(texts, method), **options}
     missing = [key for key, value in known.items() if value.default is inspect.Parameter.empty and key not in given]
     if missing:
         raise mismatch(f"{family.removesuffix('s')} {name}", f"the option {missing[0]!r}", repr(spec))
@@ -100,11 +102,24 @@ def spec_of(family: str, method: Any) -> str:
     return ":".join(filter(None, (name, ",".join(changed))))
 
 
-def _parse(text: str, spec: str) -> dict[str, Any]:
+def _split(text: str, spec: str) -> dict[str, str]:
     options = {}
     for part in filter(None, text.split(",")):
         key, equals, value = part.partition("=")
         if not equals:
             raise mismatch("method", "name:option=value,option=value", repr(spec))
-        options[key.strip().replace("-", "_")] = yaml.safe_load(value)
+        options[key.strip().replace("-", "_")] = value.strip()
     return options
+
+
+def _read(texts: dict[str, str], method: type[Any]) -> dict[str, Any]:
+    types = get_type_hints(method.__init__)
+    values = {}
+    for option, text in texts.items():
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument(f"--{option}", type=types[option])
+        try:
+            values[option] = parser.parse_args([f"--{option}={text}"])[option]
+        except ArgumentError as error:
+            raise mismatch(option, getattr(types[option], "__name__", str(types[option])), repr(text)) from error
+    return values

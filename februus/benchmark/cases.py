@@ -12,12 +12,17 @@ from februus import registry
 from februus.checks import mismatch
 from februus.data import Dataset
 from februus.data import load as load_data
-from februus.models import Card
+from februus.models import Card, read_card
 from februus.models import load as load_model
 from februus.poisoning import check_target
+from februus.seeds import seeded
 from februus.types import Trigger
 
 __all__ = ["Case", "open_case", "trigger_of"]
+
+
+# Pictures that a model is tried on, to see whether its normalisation may be wrong.
+REFERENCES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +55,8 @@ def open_case(
     normalization: str | None = None,
     image_size: int | None = None,
     device: str = "cpu",
+    pictures: int | None = None,
+    seed: int = 0,
 ) -> Case:
     """Open a checkpoint with its pictures and trigger; what is not given is taken from its card.
 
@@ -63,12 +70,13 @@ def open_case(
         normalization: name of the normalisation, where no card tells it.
         image_size: side of the pictures in pixels.
         device: where the model runs.
+        pictures: how many are drawn at random; all where None.
+        seed: of the drawing.
 
     Raises:
         ValueError: if something is neither given nor on a card, or does not fit.
     """
-    loaded = load_model(model, weights=weights, normalization=normalization, image_size=image_size, device=device)
-    card = loaded.card
+    card = read_card(model) if Path(model, "model.safetensors").is_file() else None
     source = data or (card.dataset if card else None)
     if source is None:
         raise mismatch("data", "a source of pictures, as the model has no card that names one", None)
@@ -77,6 +85,14 @@ def open_case(
         split,
         image_size=image_size or (card.image_size if card else None),
         center_crop=card.center_crop if card and card.center_crop != card.image_size else None,
+    )
+    loaded = load_model(
+        model,
+        weights=weights,
+        num_classes=None if card else test.num_classes,
+        normalization=normalization,
+        reference=test.floats(slice(REFERENCES)),
+        device=device,
     )
     if card and card.num_classes != test.num_classes:
         raise mismatch("data", f"{card.num_classes} classes, as the model has", f"{test.num_classes} in {source}")
@@ -90,7 +106,7 @@ def open_case(
     return Case(
         name=card.name if card else model,
         model=loaded,
-        test=test,
+        test=test if pictures is None else test.take(pictures, seeded(seed)),
         trigger=stamp,
         target_label=target,
     )

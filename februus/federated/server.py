@@ -171,7 +171,7 @@ def train(
     if (output / "model.safetensors").exists():
         history = _resume(output, card)
         model = load_model(output)
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     triggered = stamp(test, attack.trigger, seeded(settings.seed, STAMPING)) if attack else None
     engine = Local(model=model, data=data, parts=parts, attack=attack, malicious=malicious, seed=settings.seed)
     aggregator = registry.create("aggregators", settings.aggregator)
@@ -212,7 +212,8 @@ def aggregate(state: State, updates: list[Update], aggregator: Aggregator, conte
     def mean(name: str, like: Tensor) -> Tensor:
         values = torch.stack([update.buffers[name] for update in updates]).double()
         averaged = torch.tensordot(weights.to(values.device), values, dims=1)
-        return (averaged if like.is_floating_point() else averaged.round()).to(like)
+        rounded: Tensor = averaged if like.is_floating_point() else averaged.round()
+        return rounded.to(like.dtype)
 
     buffers = {name: mean(name, like) for name, like in state.buffers.items()}
     return State(parameters=state.parameters + change, buffers=buffers)

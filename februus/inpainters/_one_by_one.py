@@ -24,8 +24,11 @@ def one_by_one(images: Tensor, masks: Tensor, restore: Restore) -> Tensor:
     for index in masks.flatten(1).any(1).nonzero().flatten().tolist():
         hole = masks[index, 0].cpu().numpy().astype(bool)
         picture = images[index].permute(1, 2, 0).cpu().numpy()
-        # A picture without a known pixel tells nothing: mid grey, as mean_fill has it.
-        painted = np.full_like(picture, 0.5) if hole.all() else restore(picture, hole)
+        if hole.all():  # nothing is known: mid grey, as mean_fill has it
+            painted = np.full_like(picture, 0.5)
+        else:
+            # OpenCV reads hidden pixels where a hole meets the border: there shall be nothing of the trigger to read.
+            painted = restore(np.where(hole[..., None], picture[~hole].mean(0), picture), hole)
         painted_image = torch.from_numpy(painted).permute(2, 0, 1).to(images).clamp(0, 1)
         restored[index] = torch.where(masks[index] > 0, painted_image, images[index])
     return restored
@@ -36,6 +39,6 @@ def eight_bit(algorithm: int, radius: float) -> Restore:
 
     def restore(picture: Picture, hole: npt.NDArray[np.bool_]) -> Picture:
         painted = cv2.inpaint((picture * 255).round().astype(np.uint8), hole.astype(np.uint8), radius, algorithm)
-        return painted.astype(np.float32) / 255
+        return painted.astype(np.float32) / np.float32(255)
 
     return restore

@@ -34,7 +34,7 @@ class Gan:
     def network(self) -> CompletionNetwork:
         """The completion network, in eval mode and without gradients."""
         network, _ = read_inpainter(Path(self.weights) if self.weights else SHIPPED)
-        return network.eval().requires_grad_(False)
+        return network.eval().requires_grad_(requires_grad=False)
 
     def __call__(self, images: Tensor, masks: Tensor) -> Tensor:
         """Return pictures (N, 3, H, W) equal to ``images`` where ``masks`` (N, 1, H, W) is 0."""
@@ -57,6 +57,6 @@ def read_inpainter(path: Path) -> tuple[CompletionNetwork, dict[str, Any]]:
             weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
         network = CompletionNetwork(width=card["width"])
         network.load_state_dict(weights)
-    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise mismatch("weights", "a file that `februus train-inpainter` wrote", f"{path}: {error}") from error
     return network, card

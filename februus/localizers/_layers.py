@@ -62,7 +62,7 @@ def convolutions(model: nn.Module, images: Tensor) -> dict[str, tuple[int, int]]
 def last_convolution(model: nn.Module, images: Tensor, name: str | None) -> nn.Module:
     """Return the convolution ``name``, or the last one with a spatial output where no name is given."""
     if name is not None:
-        modules = dict(model.named_modules())
+        modules: dict[str, nn.Module] = dict(model.named_modules())
         if name not in modules:
             check_choice("layer", name, convolutions(model, images))
         return modules[name]

@@ -32,20 +32,74 @@ class CompletionNetwork(nn.Module):
         self.merge = _convolution(2 * width, width)
         self.decode = _Residual(width, 1)
         self.paint = nn.Sequential(nn.Conv2d(width, 12, 3, padding=1), nn.PixelShuffle(2))
+        for bias_or_weight in self.paint.parameters():
+            nn.init.zeros_(bias_or_weight)
 
     def forward(self, images: Tensor, masks: Tensor) -> Tensor:
-        """Return pictures (N, 3, H, W) in [0, 1], equal to ``images`` (N, 3, H, W) where ``masks`` (N, 1, H, W) is 0."""
+        """Return pictures in [0, 1], equal to ``images`` (N, 3, H, W) where ``masks`` (N, 1, H, W) is 0."""
         height, width = images.shape[2:]
-        known = 1 - masks
-        mean = (images * known).sum((2, 3), keepdim=True) / known.sum((2, 3), keepdim=True).clamp(min=1)
-        seen = torch.cat([(images - mean) * known, masks], 1)
+        base = smooth_fill(images, masks)
+        mean = base.mean((2, 3), keepdim=True)
         # The network halves twice; what is padded is neither known nor asked for.
-        seen = F.pad(seen, (0, -width % 4, 0, -height % 4))
+        seen = F.pad(torch.cat([base - mean, masks], 1), (0, -width % 4, 0, -height % 4))
         shallow = self.encode(F.pixel_unshuffle(seen, 2))
         deep = self.up(self.middle(self.down(shallow)))
         painted = self.paint(self.decode(self.merge(torch.cat([shallow, deep], 1))))
-        restored = (mean + painted[:, :, :height, :width].to(images.dtype)).clamp(0, 1)
+        restored = (base + painted[:, :, :height, :width].to(images.dtype)).clamp(0, 1)
         return torch.where(masks > 0, restored, images)
+
+
+def smooth_fill(images: Tensor, masks: Tensor, *, iterations: int = 10) -> Tensor:
+    """Fill holes with the surface that bends least (thin plate): what the network starts from, some additions a pixel.
+
+    Coarse to fine: each level begins with the level of half the size and takes some steps of conjugate gradients on
+    the sum of squared second differences, for all pictures at once.
+
+    Args:
+        images: (N, C, H, W), of any size; what lies in a hole does not count.
+        masks: (N, 1, H, W), 1 = hole.
+        iterations: steps of conjugate gradients a level.
+    """
+    known = 1 - masks
+    if min(images.shape[2:]) < 4:
+        mean = (images * known).sum((2, 3), keepdim=True) / known.sum((2, 3), keepdim=True).clamp(min=1)
+        return torch.where(masks > 0, mean, images)
+    share = F.avg_pool2d(known, 2, ceil_mode=True)
+    halves = F.avg_pool2d(images * known, 2, ceil_mode=True) / share.clamp(min=0.25)
+    coarse = smooth_fill(halves, (share == 0).to(masks.dtype), iterations=iterations)
+    start = F.interpolate(coarse, size=images.shape[2:], mode="bilinear", align_corners=False)
+    return _bend_least(torch.where(masks > 0, start, images), masks, iterations)
+
+
+def _bend_least(images: Tensor, masks: Tensor, iterations: int) -> Tensor:
+    """Take steps of conjugate gradients on the bending energy, in the holes only."""
+    residual = -masks * _bending_slope(images)
+    direction, length = residual, residual.square().sum((2, 3), keepdim=True)
+    for _ in range(iterations):
+        slope = masks * _bending_slope(direction)
+        step = length / (direction * slope).sum((2, 3), keepdim=True).clamp(min=1e-12)
+        images, residual = images + step * direction, residual - step * slope
+        previous, length = length, residual.square().sum((2, 3), keepdim=True)
+        direction = residual + length / previous.clamp(min=1e-12) * direction
+    return images
+
+
+def _bending_slope(surface: Tensor) -> Tensor:
+    """Return the gradient of half the sum of squared second differences, over places where they lie in the picture."""
+    slope = torch.zeros_like(surface)
+    for axis in (2, 3):
+        size = surface.shape[axis]
+        left, middle, right = (surface.narrow(axis, offset, size - 2) for offset in range(3))
+        bend = left - 2 * middle + right
+        for offset, weight in enumerate((1, -2, 1)):
+            slope.narrow(axis, offset, size - 2).add_(bend, alpha=weight)
+    twist = surface[..., 1:, 1:] - surface[..., 1:, :-1] - surface[..., :-1, 1:] + surface[..., :-1, :-1]
+    # The mixed difference counts twice, as in the thin plate's energy.
+    slope[..., 1:, 1:] += 2 * twist
+    slope[..., 1:, :-1] -= 2 * twist
+    slope[..., :-1, 1:] -= 2 * twist
+    slope[..., :-1, :-1] += 2 * twist
+    return slope
 
 
 class Critic(nn.Module):
@@ -82,4 +136,5 @@ class _Residual(nn.Module):
         nn.init.zeros_(self.second.weight)
 
     def forward(self, features: Tensor) -> Tensor:
-        return features + self.second(F.elu(self.first(F.elu(features))))
+        change: Tensor = self.second(F.elu(self.first(F.elu(features))))
+        return features + change

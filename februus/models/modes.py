@@ -7,19 +7,23 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-__all__ = ["evaluation_mode", "recorded_outputs"]
+__all__ = ["evaluation_mode", "recorded_outputs", "training_mode"]
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Put ``model`` in eval mode; afterwards each of its modules is in the mode that it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
+    with _modes_kept(model):
+        model.eval()
         yield
-    finally:
-        for module in training:
-            module.training = True
+
+
+@contextmanager
+def training_mode(model: nn.Module) -> Iterator[None]:
+    """Put ``model`` in training mode; afterwards each of its modules is in the mode that it was in."""
+    with _modes_kept(model):
+        model.train()
+        yield
 
 
 @contextmanager
@@ -31,3 +35,13 @@ def recorded_outputs(model: nn.Module) -> Iterator[list[Tensor]]:
         yield outputs
     finally:
         handle.remove()
+
+
+@contextmanager
+def _modes_kept(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

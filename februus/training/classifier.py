@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from februus.checks import check_range, mismatch
 from februus.data import Dataset
+from februus.models.modes import evaluation_mode, training_mode
 
 __all__ = ["LocalTraining", "fit", "predict"]
 
@@ -36,7 +37,8 @@ class LocalTraining:
         check_range("epochs", self.epochs, 1)
         check_range("batch_size", self.batch_size, 2)
         check_range("learning_rate", self.learning_rate, 0, open_low=True)
-        check_range("momentum", self.momentum, 0, 1)
+        if not 0 <= self.momentum < 1:
+            raise mismatch("momentum", "a value at least 0 and below 1", self.momentum)
         check_range("weight_decay", self.weight_decay, 0)
 
 
@@ -59,35 +61,28 @@ def fit(model: nn.Module, data: Dataset, settings: LocalTraining, generator: tor
     optimizer = torch.optim.SGD(
         model.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
     )
-    was_training = model.training
-    model.train()
     total = 0.0
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with training_mode(model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
         for _ in range(settings.epochs):
             losses = []
-            for rows in torch.randperm(len(data), generator=generator).split(settings.batch_size):
+            for rows in torch.split(torch.randperm(len(data), generator=generator), settings.batch_size):
                 if len(rows) == 1 and len(data) > 1:
                     continue
                 images = data.floats(rows).to(device).contiguous(memory_format=torch.channels_last)
                 loss = F.cross_entropy(model(images), data.labels[rows].to(device))
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
                 losses.append(loss.detach())
             total = torch.stack(losses).mean().item()
             if not total < float("inf"):
                 raise mismatch("loss", "a finite value", f"{total}; lower the learning rate")
-    model.train(was_training)
     return total
 
 
 def predict(model: nn.Module, data: Dataset, *, batch_size: int = 256) -> Tensor:
     """Return the classes (N,) that ``model``, in eval mode, gives the pictures of ``data``, on the CPU."""
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        classes = torch.cat([model(images.to(device)).argmax(1).cpu() for images, _ in data.batches(batch_size)])
-    model.train(was_training)
-    return classes
+    with torch.no_grad(), evaluation_mode(model):
+        return torch.cat([model(images.to(device)).argmax(1).cpu() for images, _ in data.batches(batch_size)])

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torchvision.utils import save_image
 
-from februus.checks import check_range, mismatch
+from februus.checks import SMALLEST_SIDE, check_choice, check_range, mismatch
 from februus.data import Dataset
 from februus.files import output_folder, write_file, write_json
 from februus.inpainters.gan import read_inpainter
@@ -26,7 +26,7 @@ from februus.metrics import gradient_energy, peak_signal_to_noise_ratio
 from februus.models.completion import CompletionNetwork, Critic
 from februus.seeds import seeded
 
-__all__ = ["InpainterTraining", "train_inpainter"]
+__all__ = ["InpainterTraining", "save_inpainter", "train_inpainter"]
 
 Row = dict[str, float]
 
@@ -48,13 +48,13 @@ class InpainterTraining:
         bfloat16: whether the completion network computes in bfloat16.
         report_every: steps between two rows of metrics, sample grids and states to resume from.
         seed: of everything random.
-        start: weights of an earlier run to begin with, say of one that only reconstructed.
+        start: weights of an earlier run of the same width to begin with, say of one that only reconstructed.
     """
 
     steps: int = 20_000
     batch_size: int = 64
     width: int = 64
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     adversarial_from: float = 0.5
     adversarial_weight: float = 0.02
     gradient_penalty: float = 10.0
@@ -71,6 +71,8 @@ class InpainterTraining:
         check_range("learning_rate", self.learning_rate, 0, 1, open_low=True)
         check_range("adversarial_from", self.adversarial_from, 0, 1)
         check_range("average", self.average, 0, 1)
+        for name in ("adversarial_weight", "gradient_penalty", "seed"):
+            check_range(name, getattr(self, name), 0)
 
 
 def train_inpainter(
@@ -91,7 +93,7 @@ def train_inpainter(
     Args:
         settings: how to train.
         train: pictures to learn from, all of one size.
-        test: pictures to report on; 256 of each are used.
+        test: pictures to report on, of the same size; 256 of each are used.
         output: a folder.
         device: ``auto`` or ``cpu``.
         on_step: called on the main process after each step with the number of steps done and, where one was
@@ -103,9 +105,11 @@ def train_inpainter(
     Raises:
         ValueError: if the pictures differ in size, the folder holds another run, or the loss is no longer finite.
     """
+    check_choice("device", device, ("auto", "cpu"))
+    _check_sizes(train, test)
     accelerator = Accelerator(cpu=device == "cpu")
     output_folder(output)
-    run = _Run(settings, accelerator, _join(train), output)
+    run = _Run(settings, accelerator, torch.cat([data.images for data in train]), output)
     scenes = _held_out(test, settings.seed)
     while run.step < settings.steps:
         run.advance()
@@ -122,15 +126,18 @@ class _Run:
 
     def __init__(self, settings: InpainterTraining, accelerator: Accelerator, images: Tensor, output: Path):
         self.settings, self.accelerator, self.images, self.output = settings, accelerator, images, output
-        torch.manual_seed(settings.seed)
-        network, critics = CompletionNetwork(width=settings.width), nn.ModuleList([Critic(), Critic()])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            network, critics = CompletionNetwork(width=settings.width), nn.ModuleList([Critic(), Critic()])
         self.ancestor: dict[str, Any] | None = None
         if settings.start is not None:
             network, self.ancestor = read_inpainter(Path(settings.start))
+            if self.ancestor["width"] != settings.width:
+                raise mismatch("start", f"weights of width {settings.width}", f"width {self.ancestor['width']}")
         self.average = copy.deepcopy(network).to(accelerator.device)
         optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate, betas=(0.9, 0.99))
         critic_optimizer = torch.optim.Adam(critics.parameters(), settings.learning_rate, betas=(0.5, 0.99))
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)
         prepared = accelerator.prepare(network, _Critics(critics), optimizer, critic_optimizer)
         self.network, self.critics, self.optimizer, self.critic_optimizer = prepared
         self.step, self.rows = 0, list[Row]()
@@ -192,7 +199,12 @@ class _Run:
         images = self.images[torch.randint(len(self.images), (count,), generator=self._generator)].float() / 255
         flipped = torch.rand(count, 1, 1, 1, generator=self._generator) < 0.5
         images = torch.where(flipped, images.flip(3), images)
-        masks = random_masks(count, *images.shape[2:], generator=self._generator)
+        # Half of the masks are three holes: more pixels to learn from, at the same cost.
+        split = {1: count - count // 2, 3: count // 2}
+        masks = torch.cat([
+            random_masks(share, *images.shape[2:], pieces=pieces, generator=self._generator)
+            for pieces, share in split.items()
+        ])  # fmt: skip
         device = self.accelerator.device
         return images.to(device).contiguous(memory_format=torch.channels_last), masks.to(device)
 
@@ -262,7 +274,7 @@ class _Run:
 
 
 class _Critics(nn.Module):
-    """The global critic on whole pictures, the local one on half the sides around the hole; scores (2, N)."""
+    """The global critic on whole pictures, the local one on the surroundings of the hole; scores (2, N)."""
 
     def __init__(self, critics: nn.ModuleList):
         super().__init__()
@@ -274,9 +286,9 @@ class _Critics(nn.Module):
 
 
 def _surroundings(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Crop half the height and width around each hole's centre of mass, inside the picture."""
+    """Crop half the height and width, but what a critic needs, around each hole's centre of mass, in the picture."""
     height, width = images.shape[2:]
-    half_height, half_width = height // 2, width // 2
+    half_height, half_width = max(height // 2, SMALLEST_SIDE), max(width // 2, SMALLEST_SIDE)
     area = masks.sum((1, 2, 3))
     rows = torch.arange(height, device=masks.device)
     columns = torch.arange(width, device=masks.device)
@@ -293,14 +305,17 @@ def _surroundings(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
 def save_inpainter(path: Path, network: CompletionNetwork, card: dict[str, Any]) -> None:
     """Write the weights in half precision, with the card as metadata."""
     weights = {name: tensor.to(torch.float16).cpu().contiguous() for name, tensor in network.state_dict().items()}
-    write_file(path, lambda temporary: save_file(weights, temporary, metadata={"card": json.dumps(card)}))
+    content = save(weights, metadata={"card": json.dumps(card)})
+    write_file(path, lambda temporary: temporary.write_bytes(content))
 
 
-def _join(datasets: Sequence[Dataset]) -> Tensor:
-    sizes = {data.image_size for data in datasets}
-    if len(sizes) != 1:
-        raise mismatch("data", "pictures of one size; set image_size", sorted(sizes))
-    return torch.cat([data.images for data in datasets])
+def _check_sizes(train: Sequence[Dataset], test: Sequence[Dataset]) -> None:
+    if not train or not test:
+        raise mismatch("data", "pictures to train and to report on", f"{len(train)} and {len(test)} data sets")
+    sizes = {data.image_size for data in (*train, *test)}
+    if len(sizes) != 1 or min(min(sizes)) < SMALLEST_SIDE:
+        expected = f"pictures of one size, {SMALLEST_SIDE} pixels or more; set image_size"
+        raise mismatch("data", expected, sorted(sizes))
 
 
 def _held_out(datasets: Sequence[Dataset], seed: int, count: int = 256) -> list[tuple[str, Tensor, Tensor]]:

@@ -1,0 +1,244 @@
+"""Sanitizing pictures on disk: file by file, at their own resolution, with a manifest."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from februus.checks import SMALLEST_SIDE, mismatch
+from februus.files import output_folder, write_file, write_json
+from februus.panel import draw_panel
+from februus.purifier import Purifier
+from februus.types import Purified
+
+__all__ = ["Record", "find_pictures", "sanitize"]
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What became of one picture; a line of the manifest.
+
+    Args:
+        file: the picture, relative to the input.
+        output: what was written, relative to the output; empty where nothing was.
+        label_before: the model's class as the picture came.
+        confidence_before: its probability.
+        label_after: the class of the sanitized picture.
+        confidence_after: its probability.
+        flagged: whether the picture is suspected of a trigger.
+        score: how suspicious it is.
+        mask_area: share of the picture that was restored.
+        error: why nothing was done, empty where all went well.
+    """
+
+    file: str
+    output: str = ""
+    label_before: str = ""
+    confidence_before: float | None = None
+    label_after: str = ""
+    confidence_after: float | None = None
+    flagged: bool | None = None
+    score: float | None = None
+    mask_area: float | None = None
+    error: str = ""
+
+
+def find_pictures(source: Path) -> list[Path]:
+    """Return ``source`` itself, or the pictures in it and its sub-folders, by name.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise mismatch("input", "a picture or a folder of pictures", repr(str(source)))
+    found = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise mismatch("input", f"pictures ({', '.join(sorted(SUFFIXES))})", f"none in {source}")
+    return found
+
+
+def sanitize(
+    source: Path,
+    output: Path,
+    purifier: Purifier,
+    *,
+    image_size: int,
+    center_crop: int | None = None,
+    classes: Sequence[str] = (),
+    panels: bool = False,
+    overwrite: bool = False,
+    on_picture: Callable[[Record], None] | None = None,
+) -> list[Record]:
+    """Sanitize a picture, or all in a folder.
+
+    A picture of which nothing was restored is copied byte for byte. One that was changed is written as PNG, in its
+    own resolution and upright (EXIF), and equals the original outside the restored region. ``manifest.csv`` and
+    ``manifest.json`` tell what became of each, also after an interruption. A file that is no good is recorded and
+    the rest is done.
+
+    Args:
+        source: a picture or a folder.
+        output: a folder, or the path of a picture where ``source`` is one.
+        purifier: of the model.
+        image_size: side of the pictures that the model takes.
+        center_crop: side of the centre, in pixels of ``image_size``, that the model sees; all where None.
+        classes: names of the classes.
+        panels: whether to draw each picture's way beside it, as ``NAME.panel.png``.
+        overwrite: whether ``output`` may hold files already.
+        on_picture: called with each record.
+
+    Returns:
+        a record for each picture, in order of names.
+
+    Raises:
+        ValueError: if there is no picture, or the output exists or cannot be written.
+    """
+    pictures = find_pictures(source)
+    single = source.is_file()
+    named = single and output.suffix.lower() in SUFFIXES
+    folder = output.parent if named else output
+    if not overwrite and (output.exists() if named else folder.is_dir() and any(folder.iterdir())):
+        raise mismatch("output", "a new or empty place, or overwrite", f"{output}, which exists")
+    output_folder(folder)
+    root = source.parent if single else source
+    view = image_size if center_crop is None else center_crop
+    records: list[Record] = []
+    try:
+        for start in range(0, len(pictures), purifier.batch_size):
+            batch = pictures[start : start + purifier.batch_size]
+            for record in _sanitize_batch(
+                batch, root, output, purifier, named, image_size, view / image_size, classes, panels
+            ):
+                records.append(record)
+                if on_picture is not None:
+                    on_picture(record)
+    finally:
+        _write_manifest(folder, records)
+    return records
+
+
+def _sanitize_batch(
+    batch: Sequence[Path],
+    root: Path,
+    output: Path,
+    purifier: Purifier,
+    named: bool,  # noqa: FBT001
+    image_size: int,
+    share: float,
+    classes: Sequence[str],
+    panels: bool,  # noqa: FBT001
+) -> Iterator[Record]:
+    seen: dict[Path, Tensor] = {}
+    errors: dict[Path, str] = {}
+    for path in batch:
+        try:
+            seen[path] = _as_model_sees(_read(path), image_size, share)
+        except ValueError as error:
+            errors[path] = str(error)
+    if seen:
+        device = next(purifier.model.parameters()).device
+        images = torch.stack(list(seen.values())).to(device)
+        purified = purifier(images)
+    for path in batch:
+        name = path.relative_to(root)
+        if path in errors:
+            yield Record(file=str(name), error=errors[path])
+            continue
+        index = list(seen).index(path)
+        one = _at(purified, index)
+        touched = bool(one.masks.any())
+        target = output if named else output / (name.with_suffix(".png") if touched else name)
+        output_folder(target.parent)
+        _write(path, target, one, share)
+        if panels:
+            draw_panel(target.with_suffix(".panel.png"), images[index : index + 1], one, classes)
+        before, after = one.logits_before.softmax(1)[0], one.logits.softmax(1)[0]
+        yield Record(
+            file=str(name),
+            output=target.name if named else str(target.relative_to(output)),
+            label_before=_name(int(before.argmax()), classes),
+            confidence_before=round(before.max().item(), 6),
+            label_after=_name(int(after.argmax()), classes),
+            confidence_after=round(after.max().item(), 6),
+            flagged=bool(one.flagged[0]),
+            score=round(one.scores[0].item(), 6),
+            mask_area=round(one.masks.mean().item() * share**2, 6),
+        )
+
+
+def _read(path: Path) -> Image.Image:
+    """Open a picture upright, as RGB."""
+    try:
+        with Image.open(path) as opened:
+            picture = ImageOps.exif_transpose(opened).convert("RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
+        raise mismatch(str(path), "a picture", error) from error
+    if min(picture.size) < SMALLEST_SIDE:
+        width, height = picture.size
+        raise mismatch(str(path), f"sides of at least {SMALLEST_SIDE} pixels", f"{width}x{height}")
+    return picture
+
+
+def _box(size: tuple[int, int], share: float) -> tuple[int, int, int, int]:
+    """Return the centre that the model sees: left, top, right, bottom."""
+    width, height = size
+    inner_width, inner_height = round(width * share), round(height * share)
+    left, top = (width - inner_width) // 2, (height - inner_height) // 2
+    return left, top, left + inner_width, top + inner_height
+
+
+def _as_model_sees(picture: Image.Image, image_size: int, share: float) -> Tensor:
+    small = picture.resize((image_size, image_size), Image.Resampling.BILINEAR, box=_box(picture.size, share))
+    pixels: Tensor = pil_to_tensor(small)
+    return pixels.float() / 255
+
+
+def _write(path: Path, target: Path, purified: Purified, share: float) -> None:
+    """Copy the picture, or paste the restored region into it at its own resolution."""
+    if not purified.masks.any():
+        write_file(target, lambda temporary: shutil.copyfile(path, temporary))
+        return
+    picture = _read(path)
+    left, top, right, bottom = _box(picture.size, share)
+    size = (bottom - top, right - left)
+    mask = F.interpolate(purified.masks, size=size, mode="nearest")[0, 0].cpu().numpy() > 0
+    restored = F.interpolate(purified.images, size=size, mode="bicubic", align_corners=False)[0].clamp(0, 1)
+    pixels = np.asarray(picture).copy()
+    inner = pixels[top:bottom, left:right]
+    inner[mask] = (restored * 255).round().byte().permute(1, 2, 0).cpu().numpy()[mask]
+    write_file(target, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG"))
+
+
+def _write_manifest(folder: Path, records: Sequence[Record]) -> None:
+    rows = [asdict(record) for record in records]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [field.name for field in fields(Record)])
+    writer.writeheader()
+    writer.writerows(rows)
+    write_file(folder / "manifest.csv", lambda temporary: temporary.write_text(text.getvalue()))
+    write_json(folder / "manifest.json", rows)
+
+
+def _at(purified: Purified, index: int) -> Purified:
+    """Return one picture of a batch, as a batch of one."""
+    values = {field.name: getattr(purified, field.name)[index : index + 1] for field in fields(purified)}
+    return Purified(**values)
+
+
+def _name(label: int, classes: Sequence[str]) -> str:
+    return classes[label] if classes else str(label)
