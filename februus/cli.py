@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, get_type_hints
 
@@ -18,6 +19,7 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``februus`` and return the exit code: 0, 1 where a part failed, 2 where the input was wrong."""
     parser = _parser()
+    warnings.showwarning = _warn  # type: ignore[assignment]
     try:
         chosen = parser.parse_args(arguments)
         command = commands.COMMANDS[chosen.subcommand]
@@ -28,6 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("februus: interrupted", file=sys.stderr)
         return 130
+
+
+def _warn(message: Warning | str, category: type[Warning], *_place: object) -> None:
+    """Print a warning that concerns the user in one line; those for developers stay silent."""
+    if issubclass(category, UserWarning):
+        print(f"februus: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 class _DashedParser(ArgumentParser):

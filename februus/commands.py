@@ -17,7 +17,7 @@ from februus.benchmark.inpainting import draw_inpainters
 from februus.benchmark.inpainting import measure_inpainters as measure
 from februus.benchmark.report import table, write_report
 from februus.benchmark.speed import compare_batched, compare_round
-from februus.checks import check_range
+from februus.checks import check_range, mismatch
 from februus.data import load
 from februus.federated import Federation
 from februus.federated import train as train_federated
@@ -56,6 +56,27 @@ class ModelOptions:
     normalization: str | None = None
     image_size: int | None = None
     device: str = "auto"
+
+    def load(self) -> Normalized:
+        """Load the classifier."""
+        return load_model(
+            self.model,
+            weights=self.weights,
+            normalization=self.normalization,
+            image_size=self.image_size,
+            device=_device(self.device),
+        )
+
+    def open_case(self, **options: Any) -> Case:
+        """Load the classifier with pictures and trigger; the options are those of `februus.benchmark.cases`."""
+        return open_case(
+            self.model,
+            weights=self.weights,
+            normalization=self.normalization,
+            image_size=self.image_size,
+            device=_device(self.device),
+            **options,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +124,7 @@ def demo(*, output: Path = Path("februus-demo"), seed: int = 0, device: str = "a
     console.print(
         "Five clients train a model of traffic signs together. One of them pastes a flower on a third of its signs\n"
         "and calls them 'parking'. Each round shows the accuracy on clean signs (CA) and how often a sign with a\n"
-        "flower is taken for 'parking' (ASR).",
-        highlight=False,
+        "flower is taken for 'parking' (ASR)."
     )
     model = _train(settings, "signs", output / "model", device=device)
     test = load("signs", "test")
@@ -116,7 +136,7 @@ def demo(*, output: Path = Path("februus-demo"), seed: int = 0, device: str = "a
         target_label=settings.target_label,
     )
     options = PurifierOptions()
-    console.print("Now each picture passes the purifier, preset 'paper', before the model sees it.", highlight=False)
+    console.print("Now each picture passes the purifier, preset 'paper', before the model sees it.")
     _evaluate(case, options, output, seed=seed)
 
 
@@ -140,7 +160,7 @@ def train(
         device: auto, cpu, cuda or mps.
     """
     _train(settings, data, output, image_size=image_size, center_crop=center_crop, device=device)
-    console.print(f"wrote {output}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {output}", soft_wrap=True)
 
 
 def train_inpainter(
@@ -169,10 +189,10 @@ def train_inpainter(
             bars.update(bar, completed=step)
             if row is not None:
                 figures = "  ".join(f"{name} {value:.3f}" for name, value in row.items() if name != "step")
-                console.print(f"step {step}  {figures}", highlight=False, soft_wrap=True)
+                console.print(f"step {step}  {figures}", soft_wrap=True)
 
         weights = train_completion(settings, train, test, output, device=device, on_step=on_step)
-    console.print(f"wrote {weights}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {weights}", soft_wrap=True)
 
 
 def sanitize(
@@ -195,7 +215,7 @@ def sanitize(
         overwrite: whether the output may exist.
     """
     count = len(find_pictures(source))
-    loaded = _load_model(model)
+    loaded = model.load()
     card = loaded.card
     failed = flagged = 0
     with progress() as bars:
@@ -207,7 +227,7 @@ def sanitize(
             flagged += bool(record.flagged)
             if record.error:
                 failed += 1
-                console.print(f"[red]failed[/red] {record.error}", highlight=False, soft_wrap=True)
+                console.print(f"failed {record.error}", style="red", soft_wrap=True)
 
         sanitize_pictures(
             source,
@@ -221,7 +241,7 @@ def sanitize(
             on_picture=on_picture,
         )
     done = f"{count - failed} of {count} pictures sanitized, {flagged} flagged; manifest beside them"
-    console.print(done, highlight=False)
+    console.print(done)
     return 1 if failed else 0
 
 
@@ -250,18 +270,8 @@ def evaluate(
         seed: of everything random.
         output: folder of report.json and panel.png.
     """
-    case = open_case(
-        model.model,
-        data=data,
-        split=split,
-        trigger=trigger,
-        target_label=target_label,
-        weights=model.weights,
-        normalization=model.normalization,
-        image_size=model.image_size,
-        device=_device(model.device),
-        pictures=pictures,
-        seed=seed,
+    case = model.open_case(
+        data=data, split=split, trigger=trigger, target_label=target_label, pictures=pictures, seed=seed
     )
     _evaluate(case, purifier, output, seed=seed)
 
@@ -286,7 +296,7 @@ def measure_inpainters(
         output: folder of inpainters.json and inpainters.png.
     """
     output_folder(output)
-    case = open_case(model.model, data=data, device=_device(model.device), pictures=pictures, seed=seed)
+    case = model.open_case(data=data, pictures=pictures, seed=seed)
     with progress() as bars:
         bar = bars.add_task("inpainters", total=None)
         rows = measure(
@@ -306,38 +316,44 @@ def measure_inpainters(
     console.print(drawn)
     write_json(output / "inpainters.json", rows)
     draw_inpainters(output / "inpainters.png", [case.test], seed=seed)
-    console.print(f"wrote {output}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {output}", soft_wrap=True)
 
 
 def measure_speed(
-    settings: Federation,
     *,
     data: str = "signs",
+    architecture: str = "small-vgg",
+    clients: int = 10,
     pictures: int = 256,
     repeats: int = 3,
+    seed: int = 0,
     device: str = "auto",
     output: Path = Path("februus-speed"),
 ) -> None:
     """Measure two ratios: purifying a batch against one by one, and a federated round against a plain loop.
 
     Args:
-        settings: of the federation; of the architecture for both.
-        data: pictures.
+        data: pictures: signs, a folder, a torchvision or a Hugging Face data set.
+        architecture: small-vgg, wrn-16-1, a name of torchvision or timm; untrained.
+        clients: of the federated round.
         pictures: of the batch.
         repeats: timed pairs; the median ratio counts.
+        seed: of everything random.
         device: where pictures are purified; the round is on the CPU.
         output: folder of speed.json.
     """
-    check_range("pictures", pictures, 1)
+    for name, value in (("pictures", pictures), ("repeats", repeats)):
+        check_range(name, value, 1)
     output_folder(output)
+    settings = Federation(architecture=architecture, clients=clients, malicious=0, seed=seed)
     train = load(data, "train")
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(seed)
     model = Normalized(build(settings.architecture, num_classes=train.num_classes)).eval().to(_device(device))
     purifier = Purifier.for_model(model, batch_size=pictures)
-    batched = compare_batched(purifier, train.take(pictures, seeded(settings.seed)), repeats=repeats)
-    console.print(f"one by one takes {_span(batched)} the time of a batch of {pictures}", highlight=False)
+    batched = compare_batched(purifier, train.take(pictures, seeded(seed)), repeats=repeats)
+    console.print(f"one by one takes {_span(batched)} the time of a batch of {pictures}")
     rounds = compare_round(settings, train, repeats=repeats)
-    console.print(f"a federated round takes {_span(rounds)} the time of the same SGD steps", highlight=False)
+    console.print(f"a federated round takes {_span(rounds)} the time of the same SGD steps")
     write_json(output / "speed.json", {"batched": batched, "round": rounds})
 
 
@@ -377,7 +393,7 @@ def _train(
 
         def on_round(row: dict[str, Any]) -> None:
             bars.update(bar, completed=row["round"])
-            console.print(_round_line(row, settings.rounds), highlight=False)
+            console.print(_round_line(row, settings.rounds))
 
         return train_federated(
             settings, pictures, test, output, device=_device(device), center_crop=center_crop or 0, on_round=on_round
@@ -403,7 +419,7 @@ def _evaluate(case: Case, options: PurifierOptions, output: Path, *, seed: int) 
     _draw_case(case, purifier, output / "panel.png", seed=seed)
     console.print(table(row))
     write_report(output / "report.json", [row], seed=seed)
-    console.print(f"wrote {output / 'report.json'} and {output / 'panel.png'}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {output / 'report.json'} and {output / 'panel.png'}", soft_wrap=True)
 
 
 def _draw_case(case: Case, purifier: Purifier, path: Path, *, seed: int) -> None:
@@ -419,19 +435,13 @@ def _draw_case(case: Case, purifier: Purifier, path: Path, *, seed: int) -> None
     draw_panel(path, images, purifier(images), case.test.classes, first_column=first)
 
 
-def _load_model(options: ModelOptions) -> Normalized:
-    return load_model(
-        options.model,
-        weights=options.weights,
-        normalization=options.normalization,
-        image_size=options.image_size,
-        device=_device(options.device),
-    )
-
-
 def _device(name: str) -> str:
     """Return the device that ``auto`` stands for, or the one that was named."""
     if name != "auto":
+        try:
+            torch.empty(0, device=name)
+        except (AssertionError, RuntimeError) as error:
+            raise mismatch("device", "auto or one that torch has here", f"{name!r} ({error})") from error
         return name
     if torch.cuda.is_available():
         return "cuda"

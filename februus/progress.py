@@ -8,7 +8,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 __all__ = ["console", "progress"]
 
 # Tables and results go to standard output, progress to standard error, so that output can be piped.
-console = Console()
+# Brackets in paths and names are no markup.
+console = Console(markup=False, highlight=False)
 
 
 def progress() -> Progress:

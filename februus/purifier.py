@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from februus import registry
 from februus.checks import check_choice, check_images, check_range, mismatch
-from februus.localizers._layers import convolutions
+from februus.localizers._layers import check_convolutional
 from februus.masks import threshold
 from februus.models.modes import evaluation_mode, recorded_outputs
 from februus.types import Inpainter, Localizer, Purified
@@ -62,7 +62,7 @@ class Purifier:
         Args:
             model: pictures (N, 3, H, W) in [0, 1] -> logits (N, C).
             reference: unlabelled pictures of the same kind, 16 or more (N, 3, H, W). ``paper`` needs none; where
-                some are given, the model is tried on them at once.
+                some are given, the localizer is tried on one at once.
             preset: ``paper`` is the published recipe: Grad-CAM of one layer, one threshold, always restore.
             inpainter: a method of the family inpainters, or any `Inpainter`.
             threshold: heat in (0, 1] from which on a pixel is removed. The published code has 0.7 for CIFAR-10 and
@@ -74,14 +74,17 @@ class Purifier:
             ValueError: if an argument does not fit, or the model has no convolution that Grad-CAM can read.
         """
         check_choice("preset", preset, PRESETS)
+        if layer is None:
+            check_convolutional(model)
+        localizer = registry.create("localizers", "grad-cam", layer=layer)
         if reference is not None:
             check_images(reference, name="reference")
             if len(reference) < FEWEST_REFERENCES:
                 raise mismatch("reference", f"at least {FEWEST_REFERENCES} pictures", len(reference))
-            convolutions(model, reference)
+            localizer(model, reference[:1])
         return cls(
             model,
-            localizer=registry.create("localizers", "grad-cam", layer=layer),
+            localizer=localizer,
             inpainter=registry.create("inpainters", inpainter) if isinstance(inpainter, str) else inpainter,
             threshold=threshold,
             batch_size=batch_size,
@@ -90,7 +93,7 @@ class Purifier:
     def __call__(self, images: Tensor) -> Purified:
         """Purify ``images`` (N, 3, H, W) in [0, 1]; the model is left with the mode, hooks and gradients it had."""
         check_images(images)
-        parts = [self._purify(batch) for batch in images.split(self.batch_size)]
+        parts = [self._purify(batch) for batch in images.detach().split(self.batch_size)]
         merged: dict[str, Any] = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
         before, after = merged["logits_before"], merged["logits"]
         classes = before.argmax(1, keepdim=True)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from februus.checks import SMALLEST_SIDE, mismatch
+from februus.data.loading import as_rgb
 from februus.files import output_folder, write_file, write_json
 from februus.panel import draw_panel
 from februus.purifier import Purifier
@@ -87,7 +89,8 @@ def sanitize(
     """Sanitize a picture, or all in a folder.
 
     A picture of which nothing was restored is copied byte for byte. One that was changed is written as PNG, in its
-    own resolution and upright (EXIF), and equals the original outside the restored region. ``manifest.csv`` and
+    own resolution and upright (EXIF), and equals the original outside the restored region; where ``output`` is the
+    path of a picture, the format is the one that it names, and some lose a little. ``manifest.csv`` and
     ``manifest.json`` tell what became of each, also after an interruption. A file that is no good is recorded and
     the rest is done.
 
@@ -117,10 +120,11 @@ def sanitize(
     output_folder(folder)
     root = source.parent if single else source
     view = image_size if center_crop is None else center_crop
+    stems = _stems(pictures, root)
     records: list[Record] = []
     try:
         for start in range(0, len(pictures), purifier.batch_size):
-            batch = pictures[start : start + purifier.batch_size]
+            batch = {path: stems[path] for path in pictures[start : start + purifier.batch_size]}
             for record in _sanitize_batch(
                 batch, root, output, purifier, named, image_size, view / image_size, classes, panels
             ):
@@ -132,8 +136,17 @@ def sanitize(
     return records
 
 
+def _stems(pictures: Sequence[Path], root: Path) -> dict[Path, str]:
+    """Return what the results of each picture are called: its name, with the ending where several differ only there."""
+    alike = Counter(path.with_suffix("") for path in pictures)
+    return {
+        path: str((path if alike[path.with_suffix("")] > 1 else path.with_suffix("")).relative_to(root))
+        for path in pictures
+    }
+
+
 def _sanitize_batch(
-    batch: Sequence[Path],
+    batch: Mapping[Path, str],
     root: Path,
     output: Path,
     purifier: Purifier,
@@ -154,7 +167,7 @@ def _sanitize_batch(
         device = next(purifier.model.parameters()).device
         images = torch.stack(list(seen.values())).to(device)
         purified = purifier(images)
-    for path in batch:
+    for path, stem in batch.items():
         name = path.relative_to(root)
         if path in errors:
             yield Record(file=str(name), error=errors[path])
@@ -162,11 +175,12 @@ def _sanitize_batch(
         index = list(seen).index(path)
         one = _at(purified, index)
         touched = bool(one.masks.any())
-        target = output if named else output / (name.with_suffix(".png") if touched else name)
+        target = output if named else output / (f"{stem}.png" if touched else name)
         output_folder(target.parent)
         _write(path, target, one, share)
         if panels:
-            draw_panel(target.with_suffix(".panel.png"), images[index : index + 1], one, classes)
+            panel = output.with_suffix(".panel.png") if named else output / f"{stem}.panel.png"
+            draw_panel(panel, images[index : index + 1], one, classes)
         before, after = one.logits_before.softmax(1)[0], one.logits.softmax(1)[0]
         yield Record(
             file=str(name),
@@ -185,9 +199,9 @@ def _read(path: Path) -> Image.Image:
     """Open a picture upright, as RGB."""
     try:
         with Image.open(path) as opened:
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
-        raise mismatch(str(path), "a picture", error) from error
+            picture = as_rgb(opened)
+    except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to.
+        raise mismatch(str(path), "a readable picture", error) from error
     if min(picture.size) < SMALLEST_SIDE:
         width, height = picture.size
         raise mismatch(str(path), f"sides of at least {SMALLEST_SIDE} pixels", f"{width}x{height}")
@@ -203,25 +217,29 @@ def _box(size: tuple[int, int], share: float) -> tuple[int, int, int, int]:
 
 
 def _as_model_sees(picture: Image.Image, image_size: int, share: float) -> Tensor:
-    small = picture.resize((image_size, image_size), Image.Resampling.BILINEAR, box=_box(picture.size, share))
+    centre = picture.crop(_box(picture.size, share))
+    small = centre.resize((image_size, image_size), Image.Resampling.BILINEAR)
     pixels: Tensor = pil_to_tensor(small)
     return pixels.float() / 255
 
 
 def _write(path: Path, target: Path, purified: Purified, share: float) -> None:
     """Copy the picture, or paste the restored region into it at its own resolution."""
-    if not purified.masks.any():
+    formats = Image.registered_extensions()
+    kind = formats.get(target.suffix.lower())
+    if not purified.masks.any() and kind == formats.get(path.suffix.lower()):
         write_file(target, lambda temporary: shutil.copyfile(path, temporary))
         return
     picture = _read(path)
     left, top, right, bottom = _box(picture.size, share)
     size = (bottom - top, right - left)
-    mask = F.interpolate(purified.masks, size=size, mode="nearest")[0, 0].cpu().numpy() > 0
+    # A pixel that overlaps the mask belongs to it, also where the model saw more pixels than the picture has.
+    mask = F.adaptive_max_pool2d(purified.masks, size)[0, 0].cpu().numpy() > 0
     restored = F.interpolate(purified.images, size=size, mode="bicubic", align_corners=False)[0].clamp(0, 1)
     pixels = np.asarray(picture).copy()
     inner = pixels[top:bottom, left:right]
     inner[mask] = (restored * 255).round().byte().permute(1, 2, 0).cpu().numpy()[mask]
-    write_file(target, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG"))
+    write_file(target, lambda temporary: Image.fromarray(pixels).save(temporary, format=kind, quality=95))
 
 
 def _write_manifest(folder: Path, records: Sequence[Record]) -> None:

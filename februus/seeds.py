@@ -14,5 +14,6 @@ def seeded(*keys: int) -> torch.Generator:
     >>> torch.equal(torch.rand(2, generator=seeded(0, 1)), torch.rand(2, generator=seeded(0, 1)))
     True
     """
-    state = np.random.SeedSequence(keys).generate_state(1, np.uint64)[0]
+    # With the number of keys before them: a seed sequence takes (3, 1) and (3, 1, 0) for the same.
+    state = np.random.SeedSequence((len(keys), *keys)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))

@@ -52,7 +52,8 @@ def measure_inpainters(
     side = min(height, width) // 4
     holes = {f"{side}x{side} square": random_rectangles(len(data), height, width, side=side, generator=seeded(seed))}
     if model is not None:
-        heatmaps = torch.cat([GradCam()(model, batch) for batch, _ in data.batches(BATCH)])
+        device = next(model.parameters()).device
+        heatmaps = torch.cat([GradCam()(model, batch.to(device)).cpu() for batch, _ in data.batches(BATCH)])
         holes["Grad-CAM"] = threshold(heatmaps, heat)
     rows = []
     for kind, masks in holes.items():

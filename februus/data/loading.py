@@ -28,7 +28,7 @@ from februus.checks import SMALLEST_SIDE, check_choice, check_range, mismatch
 from februus.data.dataset import Dataset
 from februus.data.signs import signs
 
-__all__ = ["load"]
+__all__ = ["as_rgb", "load"]
 
 ACCEPTED = (
     "'signs', a torchvision dataset such as CIFAR10, a folder with one sub-folder of pictures per class, "
@@ -287,8 +287,12 @@ def _decoded(file: Path | str | io.BytesIO | None, origin: str) -> Tensor:
         raise mismatch(origin, "a readable picture", _first_line(error)) from error
 
 
-def _pixels(picture: Image.Image) -> Tensor:
-    """Return uint8 (3, H, W), upright; transparency is dropped."""
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """Return ``picture`` upright (EXIF), with 8 bits a channel and without transparency, which is dropped.
+
+    Raises:
+        ValueError: if it holds floating-point numbers.
+    """
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):
         # 16-bit grey, which Pillow would clip at 255.
@@ -298,7 +302,11 @@ def _pixels(picture: Image.Image) -> Tensor:
     elif picture.mode == "P":
         # Pillow warns of palettes with transparency that do not go this way.
         picture = picture.convert("RGBA")
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()
+    return picture.convert("RGB")
+
+
+def _pixels(picture: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(as_rgb(picture))).permute(2, 0, 1).contiguous()
 
 
 def _in_memory(found: _Found, image_size: int | None) -> Dataset:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from februus.federated.attacks.data_poisoning import DataPoisoning
 from februus.federated.client import State, Update, read_state, write_state
 from februus.federated.engines.local import Local
 from februus.federated.partition import partition
-from februus.files import output_folder
+from februus.files import output_folder, write_file
 from februus.metrics import attack_success_rate, clean_accuracy
 from februus.models import Card, Normalized, build, read_card, save_checkpoint
 from februus.models import load as load_model
@@ -171,6 +171,8 @@ def train(
     if (output / "model.safetensors").exists():
         history = _resume(output, card)
         model = load_model(output)
+    elif attack:
+        _copy_files(attack.trigger, output)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     triggered = stamp(test, attack.trigger, seeded(settings.seed, STAMPING)) if attack else None
     engine = Local(model=model, data=data, parts=parts, attack=attack, malicious=malicious, seed=settings.seed)
@@ -182,6 +184,8 @@ def train(
         updates = list(engine.run(state, clients, local, round_number=round_number, attacked=attacked))
         context = Context(generator=seeded(settings.seed, round_number), clients=clients)
         state = aggregate(state, updates, aggregator, context)
+        if not state.parameters.isfinite().all():
+            raise mismatch("update", "finite values", "others; lower the learning rate or the scale")
         write_state(model, state)
         row = {
             "round": round_number,
@@ -238,7 +242,7 @@ def _card(
         image_size=data.image_size[0],
         center_crop=center_crop,
         target_label=settings.target_label if attack else None,
-        trigger=_trigger_of(attack.trigger, output) if attack else None,
+        trigger=_describe(attack.trigger) if attack else None,
         source=f"februus {version('februus')}",
         extra={
             "federation": asdict(settings),
@@ -247,17 +251,27 @@ def _card(
     )
 
 
-def _trigger_of(trigger: Trigger, folder: Path) -> dict[str, Any]:
-    """Return the trigger as a card tells it; a file that it reads is copied beside the weights."""
+def _describe(trigger: Trigger) -> dict[str, Any]:
+    """Return the trigger as a card tells it: its kind, its options, and of a file that it reads the copy's name."""
     kind = type(trigger).__module__.rpartition(".")[2].replace("_", "-")
-    options = {field.name: getattr(trigger, field.name) for field in fields(trigger)}  # type: ignore[arg-type]
-    for name, value in options.items():
-        if isinstance(value, str) and os.path.isfile(value):
-            copy = folder / f"trigger{Path(value).suffix}"
-            if not copy.exists():
-                shutil.copyfile(value, copy)
-            options[name] = copy.name
-    return {"kind": kind, **options}
+    copies = {name: copy for name, (_, copy) in _files_of(trigger).items()}
+    return {"kind": kind, **_options_of(trigger), **copies}
+
+
+def _copy_files(trigger: Trigger, folder: Path) -> None:
+    """Copy the files that the trigger reads beside the weights."""
+    for file, copy in _files_of(trigger).values():
+        write_file(folder / copy, partial(shutil.copyfile, file))
+
+
+def _files_of(trigger: Trigger) -> dict[str, tuple[Path, str]]:
+    """Return the options that name a file: the file, and what its copy is called."""
+    texts = {name: Path(value) for name, value in _options_of(trigger).items() if isinstance(value, str)}
+    return {name: (path, f"trigger{path.suffix}") for name, path in texts.items() if path.is_file()}
+
+
+def _options_of(trigger: Trigger) -> dict[str, Any]:
+    return {field.name: getattr(trigger, field.name) for field in fields(trigger)}  # type: ignore[arg-type]
 
 
 def _resume(output: Path, card: Card) -> list[dict[str, Any]]:

@@ -12,10 +12,23 @@ from torch import Tensor, nn
 from februus.checks import check_choice, mismatch
 from februus.models.modes import evaluation_mode
 
-__all__ = ["convolutions", "last_convolution"]
+__all__ = ["check_convolutional", "convolutions", "last_convolution"]
+
+EXPECTED = "a convolutional classifier, for Grad-CAM"
 
 # The last convolution of a model for a picture's shape: traced once, not for each batch.
 _LAST: WeakKeyDictionary[nn.Module, dict[torch.Size, str]] = WeakKeyDictionary()
+
+
+def check_convolutional(model: nn.Module) -> None:
+    """Raise if ``model`` has no convolution, or only a patch embedding, as vision transformers have."""
+    kernels = [
+        module.kernel_size == module.stride != (1, 1) for module in model.modules() if isinstance(module, nn.Conv2d)
+    ]
+    if not kernels:
+        raise mismatch("model", EXPECTED, "one without a convolution")
+    if kernels == [True]:
+        raise mismatch("model", EXPECTED, "one whose only convolution is a patch embedding (a vision transformer)")
 
 
 def convolutions(model: nn.Module, images: Tensor) -> dict[str, tuple[int, int]]:
@@ -26,12 +39,11 @@ def convolutions(model: nn.Module, images: Tensor) -> dict[str, tuple[int, int]]
     Raises:
         ValueError: if there is none, or only a patch embedding, as in vision transformers.
     """
+    check_convolutional(model)
     sizes: dict[str, tuple[int, int]] = {}
-    kernels: list[bool] = []
 
     def record(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            kernels.append(isinstance(module, nn.Conv2d) and module.kernel_size == module.stride != (1, 1))
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             if output.shape[-2:].numel() > 1:
                 sizes.pop(name, None)
                 sizes[name] = (output.shape[-2], output.shape[-1])
@@ -49,13 +61,8 @@ def convolutions(model: nn.Module, images: Tensor) -> dict[str, tuple[int, int]]
     finally:
         for handle in handles:
             handle.remove()
-    expected = "a convolutional classifier, for Grad-CAM"
-    if not kernels:
-        raise mismatch("model", expected, "one without a convolution")
-    if kernels == [True]:
-        raise mismatch("model", expected, "one whose only convolution is a patch embedding (a vision transformer)")
     if not sizes:
-        raise mismatch("model", expected, f"one whose convolutions shrink {tuple(images.shape[2:])} pictures to 1x1")
+        raise mismatch("model", EXPECTED, f"one whose convolutions shrink {tuple(images.shape[2:])} pictures to 1x1")
     return sizes
 
 

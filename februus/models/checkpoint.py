@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import nn
 
 from februus.checks import mismatch
+from februus.files import output_folder, write_file
 from februus.models.card import Card
 from februus.models.normalized import NORMALIZATIONS, Normalized
 
@@ -62,8 +63,8 @@ def save_checkpoint(folder: str | os.PathLike[str], model: nn.Module, card: Card
         card: must tell the normalisation of a `Normalized` model.
 
     Raises:
-        ValueError: if the card tells another normalisation or cannot be written as JSON.
-        OSError: if the folder cannot be written.
+        ValueError: if the card tells another normalisation or cannot be written as JSON, or the folder cannot be
+            written.
     """
     network = model
     if isinstance(model, Normalized):
@@ -83,16 +84,7 @@ def save_checkpoint(folder: str | os.PathLike[str], model: nn.Module, card: Card
         key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for key, tensor in network.state_dict().items()
     }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / WEIGHTS, save(state, metadata={"card": text}))
-    _replace(folder / CARD, f"{text}\n".encode())
-
-
-def _replace(file: Path, content: bytes) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    folder = output_folder(Path(folder))
+    weights = save(state, metadata={"card": text})
+    write_file(folder / WEIGHTS, lambda temporary: temporary.write_bytes(weights))
+    write_file(folder / CARD, lambda temporary: temporary.write_text(f"{text}\n"))

@@ -32,8 +32,14 @@ class CompletionNetwork(nn.Module):
         self.merge = _convolution(2 * width, width)
         self.decode = _Residual(width, 1)
         self.paint = nn.Sequential(nn.Conv2d(width, 12, 3, padding=1), nn.PixelShuffle(2))
-        for bias_or_weight in self.paint.parameters():
-            nn.init.zeros_(bias_or_weight)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                # Without normalisation torch's own initial weights let the signal fade from layer to layer.
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+        # To begin with, residual blocks are the identity and the result is the smooth fill.
+        for last in (*(block.second for block in (*self.middle, self.decode)), self.paint[0]):
+            nn.init.zeros_(last.weight)
 
     def forward(self, images: Tensor, masks: Tensor) -> Tensor:
         """Return pictures in [0, 1], equal to ``images`` (N, 3, H, W) where ``masks`` (N, 1, H, W) is 0."""
@@ -127,13 +133,12 @@ def _convolution(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential
 
 
 class _Residual(nn.Module):
-    """Two convolutions beside the identity; begins as the identity."""
+    """Two convolutions beside the identity."""
 
     def __init__(self, width: int, dilation: int):
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
 
     def forward(self, features: Tensor) -> Tensor:
         change: Tensor = self.second(F.elu(self.first(F.elu(features))))

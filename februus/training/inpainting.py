@@ -6,7 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +238,8 @@ class _Run:
             "data": data,
             "hardware": _hardware(self.accelerator.device),
             "torch": torch.__version__,
-            "metrics": self.rows[-1],
+            "command": _command(self.settings, data["train"]),
+            "curve": self.rows,
             "started_from": self.ancestor,
         }
         write_file(self.output / "samples.png", lambda path: save_image(samples, path, nrow=12, format="png"))
@@ -307,6 +308,17 @@ def save_inpainter(path: Path, network: CompletionNetwork, card: dict[str, Any])
     weights = {name: tensor.to(torch.float16).cpu().contiguous() for name, tensor in network.state_dict().items()}
     content = save(weights, metadata={"card": json.dumps(card)})
     write_file(path, lambda temporary: temporary.write_bytes(content))
+
+
+def _command(settings: InpainterTraining, data: Sequence[str]) -> str:
+    """Return the command line that trains so, with the names of the data sets."""
+    changed = {
+        field.name.replace("_", "-"): getattr(settings, field.name)
+        for field in fields(settings)
+        if getattr(settings, field.name) != field.default
+    }
+    options = "".join(f" --{name} {value}" for name, value in changed.items())
+    return f"februus train-inpainter --data '[{', '.join(data)}]'{options} --output DIR"
 
 
 def _check_sizes(train: Sequence[Dataset], test: Sequence[Dataset]) -> None:

@@ -107,7 +107,7 @@ def test_a_card_that_json_cannot_hold_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(ValueError, match="file"):
         save_checkpoint(tmp_path / "file" / "run", network(), CARD)
 
 
@@ -119,6 +119,6 @@ def test_an_error_leaves_the_checkpoint_as_it_was(tmp_path: Path, monkeypatch: p
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ValueError, match="disk full"):
         save_checkpoint(tmp_path, network(seed=1), dataclasses.replace(CARD, name="other"))
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

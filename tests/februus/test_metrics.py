@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import structural_similarity
+from torch import Tensor, nn
+
+from februus.metrics import (
+    Rate,
+    attack_success_rate,
+    clean_accuracy,
+    flops,
+    gradient_energy,
+    peak_signal_to_noise_ratio,
+    recovered_accuracy,
+    structural_similarity_inside,
+)
+
+NONE = torch.zeros(0, dtype=torch.int64)
+
+
+def pictures(count: int = 2, seed: int = 0) -> Tensor:
+    return torch.rand(count, 3, 16, 20, generator=torch.Generator().manual_seed(seed))
+
+
+def hole(count: int = 2, rows: slice = slice(2, 9), columns: slice = slice(3, 11)) -> Tensor:
+    masks = torch.zeros(count, 1, 16, 20)
+    masks[:, :, rows, columns] = 1
+    return masks
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "low", "high"),
+    # By hand: (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n) with z = 1.959964.
+    [(8, 10, 0.490162, 0.943318), (0, 10, 0.0, 0.277533), (10, 10, 0.722467, 1.0), (1, 2, 0.094531, 0.905469)],
+)
+def test_wilson_intervals_by_hand(count: int, total: int, low: float, high: float) -> None:
+    assert Rate(count, total).interval == pytest.approx((low, high), abs=1e-6)
+    z, share = 1.959964, count / total
+    middle, breadth = share + z**2 / (2 * total), z * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
+    expected = (middle - breadth) / (1 + z**2 / total), (middle + breadth) / (1 + z**2 / total)
+    assert Rate(count, total).interval == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_rate_is_a_count_over_a_total() -> None:
+    assert Rate(1, 4).value == 0.25
+    assert str(Rate(8, 10)) == "0.800 [0.490, 0.943]"
+
+
+def test_a_rate_over_nothing_tells_nothing() -> None:
+    assert math.isnan(Rate(0, 0).value)
+    assert Rate(0, 0).interval == (0.0, 1.0)
+    assert str(Rate(0, 0)) == "nan [0.000, 1.000]"
+
+
+def test_rates_by_hand() -> None:
+    labels = torch.tensor([0, 0, 1, 2, 2, 2])
+    clean = torch.tensor([0, 1, 1, 2, 0, 2])
+    triggered = torch.tensor([0, 0, 0, 0, 2, 1])
+    assert clean_accuracy(clean, labels) == Rate(4, 6)
+    # The two pictures of class 0 count for neither, though they are taken for it.
+    assert attack_success_rate(triggered, labels, 0) == Rate(2, 4)
+    assert recovered_accuracy(triggered, labels, 0) == Rate(1, 4)
+
+
+def test_rates_over_the_same_pictures_have_the_same_total() -> None:
+    labels = torch.randint(4, (50,), generator=torch.Generator().manual_seed(0))
+    for predictions in (labels, torch.full_like(labels, 3), torch.zeros_like(labels)):
+        totals = {attack_success_rate(predictions, labels, 3).total, recovered_accuracy(predictions, labels, 3).total}
+        assert totals == {int((labels != 3).sum())}
+
+
+def test_nothing_taken_for_the_target() -> None:
+    labels = torch.tensor([1, 2, 1])
+    assert attack_success_rate(labels, labels, 0) == Rate(0, 3)
+    assert attack_success_rate(labels, labels, 0).interval[0] == 0
+
+
+def test_no_pictures_at_all_and_none_of_another_class() -> None:
+    assert clean_accuracy(NONE, NONE) == Rate(0, 0)
+    assert attack_success_rate(NONE, NONE, 0) == Rate(0, 0)
+    only_target = torch.tensor([3, 3])
+    assert attack_success_rate(only_target, only_target, 3) == Rate(0, 0)
+    assert recovered_accuracy(only_target, only_target, 3) == Rate(0, 0)
+
+
+@pytest.mark.parametrize("rate", [clean_accuracy, attack_success_rate, recovered_accuracy])
+def test_labels_that_do_not_fit_are_refused(rate: object) -> None:
+    target = () if rate is clean_accuracy else (0,)
+    with pytest.raises(ValueError, match="labels: expected int64"):
+        rate(torch.tensor([0, 1]), torch.tensor([0, 1, 2]), *target)  # type: ignore[operator]
+
+
+def test_flops_by_hand() -> None:
+    convolution, linear = nn.Conv2d(3, 5, 3, padding=1, bias=False), nn.Linear(7, 2)
+    assert flops(lambda: convolution(torch.ones(4, 3, 8, 8))) == 2 * 4 * 8 * 8 * 5 * 3 * 9
+    # Forward, and backward to the weights alone: the input wants no gradient.
+    assert flops(lambda: linear(torch.ones(3, 7)).sum().backward()) == 2 * (2 * 3 * 7 * 2)
+    assert flops(lambda: None) == 0
+
+
+def test_psnr_by_hand() -> None:
+    original, masks = torch.full((3, 3, 16, 20), 0.5), hole(3)
+    restored = original.clone()
+    restored[0] += 0.1 * masks[0]
+    restored[1] += 0.01 * masks[1]
+    values = peak_signal_to_noise_ratio(restored, original, masks)
+    assert values.tolist() == pytest.approx([20, 40, 100], abs=1e-3)
+
+
+def test_psnr_sees_the_hole_only() -> None:
+    original, masks = pictures(), hole()
+    restored = torch.where(masks > 0, pictures(seed=1), original)
+    elsewhere = torch.where(masks > 0, restored, pictures(seed=2))
+    values = peak_signal_to_noise_ratio(restored, original, masks)
+    assert torch.equal(values, peak_signal_to_noise_ratio(elsewhere, original, masks))
+    error = (restored[:, :, 2:9, 3:11] - original[:, :, 2:9, 3:11]).square().mean((1, 2, 3))
+    torch.testing.assert_close(values, 10 * (1 / error).log10())
+
+
+def test_ssim_is_that_of_scikit_image_inside_the_hole() -> None:
+    original, restored, masks = pictures(), (pictures() + 0.2 * pictures(seed=1)).clamp(0, 1), hole()
+    values = structural_similarity_inside(restored, original, masks)
+    for index in range(2):
+        pair = (tensor[index].permute(1, 2, 0).numpy() for tensor in (restored, original))
+        _, maps = structural_similarity(*pair, channel_axis=2, data_range=1.0, full=True)
+        assert values[index].item() == pytest.approx(np.mean(maps[2:9, 3:11]), abs=1e-6)
+    assert structural_similarity_inside(original, original, masks).tolist() == pytest.approx([1, 1])
+
+
+def test_gradient_energy_by_hand() -> None:
+    images = torch.zeros(1, 3, 16, 20)
+    images[:, :, 4] = 0.5  # a line of 20 pixels: it steps up and down
+    everywhere = torch.ones(1, 1, 16, 20)
+    assert gradient_energy(images, everywhere).item() == pytest.approx(3 * 20 * 2 * 0.25)
+    assert gradient_energy(images, hole(1, slice(4, 9), slice(0, 4))).item() == pytest.approx(3 * 4 * 0.25)
+    assert gradient_energy(images, hole(1, slice(4, 5), slice(0, 20))).item() == 0
+    assert gradient_energy(images.transpose(2, 3), everywhere.transpose(2, 3)).item() == pytest.approx(30)
+
+
+def test_empty_masks_tell_nothing() -> None:
+    masks = hole()
+    masks[1] = 0
+    for metric in (peak_signal_to_noise_ratio, structural_similarity_inside):
+        values = metric(pictures(), pictures(seed=1), masks)
+        assert values.isnan().tolist() == [False, True]
+    assert gradient_energy(pictures(), masks)[1] == 0
+
+
+@pytest.mark.parametrize("metric", [peak_signal_to_noise_ratio, structural_similarity_inside])
+def test_pictures_that_do_not_fit_are_refused(metric: object) -> None:
+    with pytest.raises(ValueError, match=r"restored: expected shape \(2, 3, 16, 20\), got \(1, 3, 16, 20\)"):
+        metric(pictures(1), pictures(), hole())  # type: ignore[operator]
+    with pytest.raises(ValueError, match="original: expected values"):
+        metric(pictures(), pictures() + 1, hole())  # type: ignore[operator]
+    with pytest.raises(ValueError, match="masks: expected shape"):
+        metric(pictures(), pictures(), hole(1))  # type: ignore[operator]

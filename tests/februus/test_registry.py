@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+import februus.triggers
+from februus.registry import FAMILIES, available, create, find, options_of, spec_of
+from februus.triggers.blended import Blended
+from februus.triggers.patch import Patch
+from februus.triggers.sticker import Sticker
+
+# What must be given, by family or method; all else has a default.
+REQUIRED: dict[str, dict[str, Any]] = {"architectures": {"num_classes": 3}}
+NEEDS_A_FILE = {"pixels"}
+METHODS = [
+    (family, name)
+    for family in ("triggers", "inpainters", "localizers", "aggregators", "architectures")
+    for name in available(family)
+]
+
+WITH_OPTIONS = [
+    ("patch", Patch()),
+    ("patch:size=5,position=random", Patch(size=5, position="random")),
+    ("patch:colour=#ff8000", Patch(colour="#ff8000")),
+    ("patch:chequered=True", Patch(chequered=True)),
+    ("patch:opacity=0.25", Patch(opacity=0.25)),
+    ("blended:ratio=0.1,seed=7", Blended(ratio=0.1, seed=7)),
+    ("sticker:picture=post-it,size=6", Sticker(picture="post-it", size=6)),
+]
+
+STRIPES = '''
+"""A trigger that nothing else knows of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+__all__ = ["TwoStripes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoStripes:
+    """Two rows of one grey.
+
+    Args:
+        grey: in [0, 1].
+    """
+
+    grey: float = 1.0
+
+    def __call__(self, images: Tensor, generator: object = None) -> Tensor:
+        """Return triggered copies."""
+        triggered = images.clone()
+        triggered[:, :, :2] = self.grey
+        return triggered
+'''
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_names_are_sorted_dashed_and_public(family: str) -> None:
+    names = available(family)
+    assert list(names) == sorted(names)
+    assert not any("_" in name for name in names)
+
+
+def test_the_families_hold_what_is_promised() -> None:
+    assert {"blended", "patch", "pixels", "sticker"} <= set(available("triggers"))
+    assert {"biharmonic", "gan", "mean-fill", "navier-stokes", "telea"} <= set(available("inpainters"))
+    assert "grad-cam" in available("localizers")
+    assert "fed-avg" in available("aggregators")
+    assert {"small-vgg", "wrn-16-1"} <= set(available("architectures"))
+
+
+@pytest.mark.parametrize(("family", "name"), METHODS)
+def test_every_method_is_found_under_its_name(family: str, name: str) -> None:
+    method = find(family, name)
+    assert isinstance(method, type)
+    assert method.__module__ == f"{FAMILIES[family]}.{name.replace('-', '_')}"
+    assert method.__name__.lower() == name.replace("-", "")
+    assert method.__doc__
+
+
+@pytest.mark.parametrize(("family", "name"), METHODS)
+def test_every_method_is_created_with_its_defaults(family: str, name: str) -> None:
+    if name in NEEDS_A_FILE:
+        with pytest.raises(ValueError, match=f"{family.removesuffix('s')} {name}: expected the option 'weights'"):
+            create(family, name)
+        return
+    required = REQUIRED.get(family, {})
+    assert isinstance(create(family, name, **required), find(family, name))
+    missing = {key for key, option in options_of(find(family, name)).items() if option.default is option.empty}
+    assert missing == set(required)
+
+
+@pytest.mark.parametrize(("spec", "expected"), WITH_OPTIONS)
+def test_a_spec_and_its_method_are_two_ways_to_write_one_thing(spec: str, expected: Any) -> None:
+    assert create("triggers", spec) == expected
+    assert spec_of("triggers", expected) == spec
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("patch: size = 5 , position = random ", Patch(size=5, position="random")),
+        ("patch:chequered=yes,opacity=5e-1", Patch(chequered=True, opacity=0.5)),
+        ("patch:margin=0,", Patch(margin=0)),
+        ("blended:picture=null", Blended()),
+        ("patch:", Patch()),
+    ],
+)
+def test_a_spec_can_be_written_freely(spec: str, expected: Any) -> None:
+    assert create("triggers", spec) == expected
+
+
+def test_numbers_have_the_type_of_their_option() -> None:
+    assert isinstance(create("triggers", "patch:opacity=1").opacity, float)
+    assert isinstance(create("triggers", "patch:size=2").size, int)
+
+
+def test_options_of_architectures() -> None:
+    network = create("architectures", "small-vgg:dropout=0.5", num_classes=4)
+    assert [module.p for module in network.modules() if isinstance(module, nn.Dropout)] == [0.25, 0.375, 0.5]
+
+
+def test_options_in_code_win_over_those_in_the_spec() -> None:
+    assert create("triggers", "patch:size=5,margin=0", size=7) == Patch(size=7, margin=0)
+
+
+@pytest.mark.parametrize(
+    ("family", "spec", "message"),
+    [
+        ("trigger", "patch", r"family: expected one of architectures, triggers, .*, got 'trigger'"),
+        ("triggers", "path", r"trigger: expected one of .*blended, patch, .*, got 'path'"),
+        ("triggers", "_paste", "trigger: expected one of "),
+        ("triggers", "", "trigger: expected one of "),
+        ("aggregators", "fed_avg", "aggregator: expected one of .*fed-avg"),
+        ("triggers", "patch:sise=5", "option of trigger patch: expected one of size, colour, .*, got 'sise'"),
+        ("inpainters", "mean-fill:radius=3", "option of inpainter mean-fill: expected one of "),
+        ("triggers", "patch:size", "method: expected name:option=value,option=value, got 'patch:size'"),
+        ("triggers", "pixels", "trigger pixels: expected the option 'weights', got 'pixels'"),
+        ("triggers", "patch:size=big", "size: expected int, got 'big'"),
+        ("triggers", "patch:size=2.5", "size: expected int, got '2.5'"),
+        ("triggers", "patch:chequered=maybe", "chequered: expected bool, got 'maybe'"),
+        ("triggers", "patch:opacity=", "opacity: expected float, got ''"),
+        ("triggers", "patch:size=0", "size: expected a value at least 1, got 0"),
+        ("inpainters", "telea:radius=0", "radius: expected a value above 0, got 0"),
+    ],
+)
+def test_what_does_not_exist_lists_what_does(family: str, spec: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        create(family, spec)
+
+
+def test_an_unknown_option_in_code_is_refused_too() -> None:
+    with pytest.raises(ValueError, match="option of trigger patch: expected one of size, "):
+        create("triggers", "patch", sise=5)
+    with pytest.raises(ValueError, match="size: expected a value at least 1, got 'big'"):
+        create("triggers", "patch", size="big")
+
+
+def test_a_method_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "two_stripes.py").write_text(STRIPES)
+    monkeypatch.setattr(februus.triggers, "__path__", [*februus.triggers.__path__, str(tmp_path)])
+    try:
+        assert "two-stripes" in available("triggers")
+        stripes = create("triggers", "two-stripes:grey=0.5")
+        assert spec_of("triggers", stripes) == "two-stripes:grey=0.5"
+        assert stripes.grey == 0.5
+    finally:
+        sys.modules.pop("februus.triggers.two_stripes", None)
+        vars(februus.triggers).pop("two_stripes", None)
+    monkeypatch.undo()
+    assert "two-stripes" not in available("triggers")

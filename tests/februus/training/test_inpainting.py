@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from februus.data import Dataset
+from februus.inpainters.gan import Gan, read_inpainter
+from februus.models.completion import CompletionNetwork, Critic
+from februus.training import inpainting
+from februus.training.inpainting import InpainterTraining, save_inpainter, train_inpainter
+
+FILES = ["card.json", "inpainter.safetensors", "metrics.json", "samples.png", "state.pt"]
+
+
+def toy(count: int = 64, *, name: str = "toy", seed: int = 0, size: int = 16) -> Dataset:
+    """Return stripes of two random colours each: a pattern that smooth filling cannot guess and a network can."""
+    generator = torch.Generator().manual_seed(seed)
+    dark = torch.randint(0, 100, (count, 3, 1, 1), generator=generator)
+    light = torch.randint(155, 256, (count, 3, 1, 1), generator=generator)
+    images = torch.where(torch.arange(size) // 2 % 2 == 0, dark, light).expand(count, 3, size, size)
+    labels = torch.zeros(count, dtype=torch.int64)
+    return Dataset(name=name, images=images.byte().contiguous(), labels=labels, classes=("stripes",))
+
+
+def tiny(**settings: Any) -> InpainterTraining:
+    defaults: dict[str, Any] = {
+        "steps": 2,
+        "batch_size": 8,
+        "width": 8,
+        "learning_rate": 3e-3,
+        "adversarial_from": 1.0,
+        "average": 0.5,
+        "bfloat16": False,
+        "report_every": 2,
+    }
+    return InpainterTraining(**{**defaults, **settings})
+
+
+def train(settings: InpainterTraining, output: Path, **options: Any) -> Path:
+    return train_inpainter(settings, [toy()], [toy(16, name="held-out", seed=1)], output, device="cpu", **options)
+
+
+def rows(output: Path) -> list[dict[str, float]]:
+    found: list[dict[str, float]] = json.loads((output / "metrics.json").read_text())
+    return found
+
+
+def state(output: Path) -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(output / "state.pt", weights_only=True)
+    return found
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_a_few_steps_lower_the_error(tmp_path: Path, bfloat16: bool) -> None:  # noqa: FBT001
+    losses = []
+
+    def on_step(_step: int, row: dict[str, float] | None) -> None:
+        assert row is not None
+        losses.append(row["reconstruction"])
+
+    train(tiny(steps=20, report_every=1, bfloat16=bfloat16), tmp_path, on_step=on_step)
+    assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.1
+    measured = rows(tmp_path)
+    for name in ("psnr_held-out_square", "psnr_held-out_random"):
+        assert measured[-1][name] > measured[0][name] + 0.5
+
+
+@pytest.mark.parametrize("size", [16, 40])
+def test_the_critics_join_when_told(tmp_path: Path, size: int) -> None:
+    settings = tiny(steps=4, adversarial_from=0.5, report_every=1, critic_steps=2)
+    train_inpainter(settings, [toy(size=size)], [toy(4, size=size)], tmp_path, device="cpu")
+    assert [{"critic_gap", "realism"} <= row.keys() for row in rows(tmp_path)] == [False, False, True, True]
+    torch.manual_seed(settings.seed)
+    _, critics = CompletionNetwork(width=8), (Critic(), Critic())
+    for index, critic in enumerate(critics):
+        for name, tensor in critic.state_dict().items():
+            # Of scores that are only compared, the last bias learns nothing.
+            stays = torch.equal(state(tmp_path)["critics"][f"critics.{index}.{name}"], tensor)
+            assert stays == (name == "layers.6.bias"), (index, name)
+
+
+def test_the_critics_teach_the_network(tmp_path: Path) -> None:
+    train(tiny(adversarial_from=0.0), tmp_path / "with")
+    train(tiny(adversarial_from=0.0, adversarial_weight=0.0), tmp_path / "without")
+    with_critics, without = (load_file(tmp_path / name / "inpainter.safetensors") for name in ("with", "without"))
+    assert any(not torch.equal(tensor, without[name]) for name, tensor in with_critics.items())
+
+
+def test_the_files_tell_what_was_done(tmp_path: Path) -> None:
+    seen: list[tuple[int, bool]] = []
+    path = train(tiny(steps=3), tmp_path / "a" / "run", on_step=lambda step, row: seen.append((step, row is not None)))
+    output = tmp_path / "a" / "run"
+    assert seen == [(1, False), (2, True), (3, True)]
+    assert path == output / "inpainter.safetensors"
+    assert sorted(file.name for file in output.iterdir()) == FILES
+    card = json.loads((output / "card.json").read_text())
+    assert card["settings"]["steps"] == card["steps_done"] == 3
+    assert card["width"] == 8
+    assert card["data"] == {"train": ["toy"], "test": ["held-out"], "processes": 1}
+    assert card["metrics"] == rows(output)[-1]
+    assert [row["step"] for row in rows(output)] == [2, 3]
+    with Image.open(output / "samples.png") as samples:
+        assert samples.format == "PNG"
+        assert samples.size == (12 * 18 + 2, 6 * 18 + 2)  # 12 pictures and their 2 pixels of frame, 2 scenes of 3 rows
+
+
+def test_what_ships_is_the_average_with_its_card(tmp_path: Path) -> None:
+    path = train(tiny(), tmp_path)
+    network, card = read_inpainter(path)
+    assert card == json.loads((tmp_path / "card.json").read_text())
+    saved = state(tmp_path)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, saved["average"][name].half().float())
+    assert any(not torch.equal(saved["average"][name], tensor) for name, tensor in saved["network"].items())
+    images, masks = toy(2).floats(), torch.zeros(2, 1, 16, 16)
+    masks[..., 4:8, 4:8] = 1
+    assert Gan(weights=str(path))(images, masks).shape == images.shape
+
+
+class _KilledError(Exception):
+    pass
+
+
+def run_with_a_break(settings: InpainterTraining, output: Path, step: int) -> None:
+    """Train, be killed after ``step``, and train again."""
+
+    def on_step(done: int, _row: dict[str, float] | None) -> None:
+        if done == step:
+            raise _KilledError
+
+    with pytest.raises(_KilledError):
+        train(settings, output, on_step=on_step)
+    train(settings, output)
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path, step: int) -> None:
+    settings = tiny(steps=4, adversarial_from=0.25)  # the critics learn before the break and after
+    run_with_a_break(settings, tmp_path / "stopped", step)
+    train(settings, tmp_path / "straight")
+    stopped, straight = state(tmp_path / "stopped"), state(tmp_path / "straight")
+    assert stopped["step"] == straight["step"] == 4
+    for part in ("network", "critics", "average"):
+        for name, tensor in straight[part].items():
+            assert torch.equal(stopped[part][name], tensor), (part, name)
+    assert stopped["rows"] == straight["rows"]
+    assert (tmp_path / "stopped" / "metrics.json").read_text() == (tmp_path / "straight" / "metrics.json").read_text()
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
+    train(tiny(), tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    train(tiny(), tmp_path, on_step=lambda *_: pytest.fail("a step was taken"))
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_seeds_count_and_torch_s_own_generator_does_not(tmp_path: Path) -> None:
+    weights: list[dict[str, Tensor]] = []
+    for name, seed, own in (("a", 0, 1), ("b", 0, 2), ("c", 1, 1)):
+        torch.manual_seed(own)
+        before = torch.get_rng_state()
+        weights.append(load_file(train(tiny(seed=seed), tmp_path / name)))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
+    assert any(not torch.equal(weights[2][name], tensor) for name, tensor in weights[0].items())
+
+
+def test_a_run_of_other_settings_is_refused(tmp_path: Path) -> None:
+    train(tiny(), tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match="expected an empty folder or a run of the same settings"):
+        train(tiny(steps=4), tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_training_can_start_from_earlier_weights(tmp_path: Path) -> None:
+    start = train(tiny(), tmp_path / "first")
+    train(tiny(start=str(start), learning_rate=1e-9, average=0.0), tmp_path / "second")
+    first, second = (load_file(tmp_path / name / "inpainter.safetensors") for name in ("first", "second"))
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor)
+    card = json.loads((tmp_path / "second" / "card.json").read_text())
+    assert card["started_from"] == json.loads((tmp_path / "first" / "card.json").read_text())
+
+
+def test_weights_of_another_width_are_no_start(tmp_path: Path) -> None:
+    save_inpainter(tmp_path / "wide.safetensors", CompletionNetwork(width=4), {"width": 4})
+    with pytest.raises(ValueError, match="start: expected weights of width 8, got width 4"):
+        train(tiny(start=str(tmp_path / "wide.safetensors")), tmp_path / "run")
+    with pytest.raises(ValueError, match="weights: expected a file that `februus train-inpainter` wrote"):
+        train(tiny(start=str(tmp_path / "nowhere")), tmp_path / "run")
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+    broken = CompletionNetwork(width=8)
+    torch.nn.init.constant_(broken.paint[0].bias, float("nan"))
+    save_inpainter(tmp_path / "broken.safetensors", broken, {"width": 8})
+    with pytest.raises(ValueError, match="loss: expected a finite value at step 1, got nan; lower the learning rate"):
+        train(tiny(start=str(tmp_path / "broken.safetensors")), tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("training", "test", "message"),
+    [
+        ([toy(4), toy(4, size=18)], [toy(4)], r"data: expected pictures of one size, .*got \[\(16, 16\), \(18, 18\)\]"),
+        ([toy(4)], [toy(4, size=18)], r"data: expected pictures of one size, .*got \[\(16, 16\), \(18, 18\)\]"),
+        ([toy(4, size=12)], [toy(4, size=12)], r"data: expected pictures of one size, 16 pixels or more"),
+        ([], [toy(4)], "data: expected pictures to train and to report on, got 0 and 1 data sets"),
+        ([toy(4)], [], "data: expected pictures to train and to report on, got 1 and 0 data sets"),
+    ],
+)
+def test_pictures_that_do_not_fit_are_refused_before_the_first_step(
+    tmp_path: Path, training: list[Dataset], test: list[Dataset], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        train_inpainter(tiny(), training, test, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_places_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match="output: expected a folder that can be written"):
+        train(tiny(), tmp_path / "file")
+    with pytest.raises(ValueError, match="device: expected one of auto, cpu, got 'cuda'"):
+        train_inpainter(tiny(), [toy(4)], [toy(4)], tmp_path / "run", device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", 0),
+        ("batch_size", 0),
+        ("width", 0),
+        ("critic_steps", 0),
+        ("report_every", 0),
+        ("learning_rate", 0),
+        ("adversarial_from", 1.5),
+        ("adversarial_weight", -1),
+        ("gradient_penalty", -1),
+        ("average", 1.5),
+        ("seed", -1),
+    ],
+)
+def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name}: expected a value"):
+        InpainterTraining(**{name: value})
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_small_batches_do(tmp_path: Path, count: int) -> None:
+    train(tiny(steps=1, batch_size=count, adversarial_from=0.0), tmp_path)
+    assert rows(tmp_path)[0]["step"] == 1
+
+
+def test_the_surroundings_are_half_the_picture_around_the_hole() -> None:
+    masks = torch.zeros(3, 1, 40, 64)
+    masks[0, :, 18:22, 30:34] = 1  # in the middle
+    masks[1, :, :2, :2] = 1  # in a corner: the crop stays inside
+    masks[2, :, 38:, 62:] = 1
+    places = torch.arange(40 * 64).view(1, 1, 40, 64).expand(3, 3, 40, 64).float()
+    cropped, holes = inpainting._surroundings(places, masks)
+    assert cropped.shape == (3, 3, 20, 32)
+    assert holes.sum((1, 2, 3)).tolist() == masks.sum((1, 2, 3)).tolist()
+    assert cropped[:, 0, 0, 0].tolist() == [10 * 64 + 16, 0, 20 * 64 + 32]
