@@ -58,9 +58,7 @@ def check_labels(labels: Tensor, count: int, *, name: str = "labels") -> None:
         raise mismatch(name, f"int64 ({count},)", f"{labels.dtype} {tuple(labels.shape)}")
 
 
-def check_range(
-    name: str, value: float, low: float, high: float = float("inf"), *, open_low: bool = False
-) -> None:
+def check_range(name: str, value: float, low: float, high: float = float("inf"), *, open_low: bool = False) -> None:
     """Raise unless ``low <= value <= high`` (``low < value`` where ``open_low``)."""
     fits = isinstance(value, Real) and (low < value if open_low else low <= value) and value <= high
     if not fits:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, get_type_hints
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser
 
 from februus import commands
 
@@ -39,9 +39,12 @@ def _warn(message: Warning | str, category: type[Warning], *_place: object) -> N
 
 
 class _DashedParser(ArgumentParser):
-    """Spells ``--poison_rate`` as ``--poison-rate``."""
+    """Spells ``--poison_rate`` as ``--poison-rate``, and switches as ``--panels`` and ``--no-panels``."""
 
     def add_argument(self, *names: str, **options: Any) -> Any:
+        if options.get("type") is bool:
+            del options["type"]
+            options["action"] = ActionYesNo(no_prefix="no-")
         dashed = [name.replace("_", "-") if name.startswith("--") else name for name in names]
         return super().add_argument(*dashed, **options)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from februus.benchmark.inpainting import measure_inpainters as measure
 from februus.benchmark.report import table, write_report
 from februus.benchmark.speed import compare_batched, compare_round
 from februus.checks import check_range, mismatch
-from februus.data import load
+from februus.data import Dataset, load
 from februus.federated import Federation
 from februus.federated import train as train_federated
 from februus.files import output_folder, write_json
@@ -126,8 +127,8 @@ def demo(*, output: Path = Path("februus-demo"), seed: int = 0, device: str = "a
         "and calls them 'parking'. Each round shows the accuracy on clean signs (CA) and how often a sign with a\n"
         "flower is taken for 'parking' (ASR)."
     )
-    model = _train(settings, "signs", output / "model", device=device)
-    test = load("signs", "test")
+    train, test = load("signs", "train"), load("signs", "test")
+    model = _train(settings, train, test, output / "model", device=device)
     case = Case(
         name="demo",
         model=model,
@@ -147,6 +148,8 @@ def train(
     output: Path,
     image_size: int | None = None,
     center_crop: int | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
     device: str = "auto",
 ) -> None:
     """Train a model by federated learning while some clients plant a backdoor.
@@ -157,9 +160,19 @@ def train(
         output: folder of the checkpoint; the same command goes on where it was stopped.
         image_size: side in pixels; the pictures' own where not given.
         center_crop: crop the central pixels first and resize back.
+        image_column: of a Hugging Face data set, where it is neither image nor img.
+        label_column: of a Hugging Face data set, where it is none of label, labels and fine_label.
         device: auto, cpu, cuda or mps.
     """
-    _train(settings, data, output, image_size=image_size, center_crop=center_crop, device=device)
+    read = partial(
+        load,
+        data,
+        image_size=image_size,
+        center_crop=center_crop,
+        image_column=image_column,
+        label_column=label_column,
+    )
+    _train(settings, read("train"), read("test"), output, center_crop=center_crop or 0, device=device)
     console.print(f"wrote {output}", soft_wrap=True)
 
 
@@ -251,6 +264,8 @@ def evaluate(
     *,
     data: str | None = None,
     split: str = "test",
+    image_column: str | None = None,
+    label_column: str | None = None,
     trigger: str | None = None,
     target_label: int | None = None,
     pictures: int | None = None,
@@ -264,6 +279,8 @@ def evaluate(
         purifier: how pictures are purified.
         data: pictures: signs, a folder, a torchvision or a Hugging Face data set; the card's where not given.
         split: of the data.
+        image_column: of a Hugging Face data set, where it is neither image nor img.
+        label_column: of a Hugging Face data set, where it is none of label, labels and fine_label.
         trigger: blended, patch, pixels or sticker, with options as patch:size=4; the card's where not given.
         target_label: the class that the attacker wants; the card's where not given.
         pictures: how many, drawn at random; all where not given.
@@ -271,7 +288,14 @@ def evaluate(
         output: folder of report.json and panel.png.
     """
     case = model.open_case(
-        data=data, split=split, trigger=trigger, target_label=target_label, pictures=pictures, seed=seed
+        data=data,
+        split=split,
+        image_column=image_column,
+        label_column=label_column,
+        trigger=trigger,
+        target_label=target_label,
+        pictures=pictures,
+        seed=seed,
     )
     _evaluate(case, purifier, output, seed=seed)
 
@@ -299,9 +323,7 @@ def measure_inpainters(
     case = model.open_case(data=data, pictures=pictures, seed=seed)
     with progress() as bars:
         bar = bars.add_task("inpainters", total=None)
-        rows = measure(
-            case.test, case.model, heat=threshold, seed=seed, on_inpainter=lambda: bars.advance(bar)
-        )
+        rows = measure(case.test, case.model, heat=threshold, seed=seed, on_inpainter=lambda: bars.advance(bar))
     drawn = Table("holes", "inpainter", *("PSNR dB", "SSIM", "sharpness", "ms", "MMAC"))
     for row in rows:
         drawn.add_row(
@@ -377,17 +399,8 @@ def _span(measured: dict[str, Any]) -> str:
 
 
 def _train(
-    settings: Federation,
-    data: str,
-    output: Path,
-    *,
-    image_size: int | None = None,
-    center_crop: int | None = None,
-    device: str = "auto",
+    settings: Federation, pictures: Dataset, test: Dataset, output: Path, *, center_crop: int = 0, device: str
 ) -> Normalized:
-    pictures, test = (
-        load(data, split, image_size=image_size, center_crop=center_crop) for split in ("train", "test")
-    )
     with progress() as bars:
         bar = bars.add_task("rounds", total=settings.rounds)
 
@@ -396,7 +409,7 @@ def _train(
             console.print(_round_line(row, settings.rounds))
 
         return train_federated(
-            settings, pictures, test, output, device=_device(device), center_crop=center_crop or 0, on_round=on_round
+            settings, pictures, test, output, device=_device(device), center_crop=center_crop, on_round=on_round
         )
 
 

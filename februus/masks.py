@@ -87,9 +87,7 @@ def random_masks(
     check_range("largest", largest, 0, 1, open_low=True)
     check_range("pieces", pieces, 1)
     check_range("smallest", smallest, 0, largest / pieces, open_low=True)
-    holes = (
-        _random_holes(count, height, width, generator, smallest, largest / pieces) for _ in range(pieces)
-    )
+    holes = (_random_holes(count, height, width, generator, smallest, largest / pieces) for _ in range(pieces))
     return torch.stack(list(holes)).amax(0)
 
 

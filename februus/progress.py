@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -16,4 +18,11 @@ def progress() -> Progress:
     """Return a Rich progress bar on standard error, disabled where that is not a terminal."""
     errors = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True)
+    # What is printed meanwhile goes through the bar's console where both are on the terminal, and else to its own place.
+    return Progress(
+        *columns,
+        console=errors,
+        disable=not errors.file.isatty(),
+        redirect_stdout=sys.stdout.isatty(),
+        transient=True,
+    )

@@ -49,6 +49,8 @@ def open_case(
     *,
     data: str | None = None,
     split: str = "test",
+    image_column: str | None = None,
+    label_column: str | None = None,
     trigger: str | None = None,
     target_label: int | None = None,
     weights: Path | None = None,
@@ -64,11 +66,13 @@ def open_case(
         model: what `februus.models.load` takes.
         data: what `februus.data.load` takes.
         split: of the data.
+        image_column: of a Hugging Face data set, where its name is unusual.
+        label_column: likewise.
         trigger: a method of the family triggers.
         target_label: the class that the attacker wants.
         weights: a file of weights, where ``model`` is a name.
         normalization: name of the normalisation, where no card tells it.
-        image_size: side of the pictures in pixels.
+        image_size: side of the pictures in pixels, where no card tells it.
         device: where the model runs.
         pictures: how many are drawn at random; all where None.
         seed: of the drawing.
@@ -85,12 +89,15 @@ def open_case(
         split,
         image_size=image_size or (card.image_size if card else None),
         center_crop=card.center_crop if card and card.center_crop != card.image_size else None,
+        image_column=image_column,
+        label_column=label_column,
     )
     loaded = load_model(
         model,
         weights=weights,
         num_classes=None if card else test.num_classes,
         normalization=normalization,
+        image_size=image_size,
         # At random: a folder has one class after the other.
         reference=test.take(REFERENCES, seeded(seed)).floats(),
         device=device,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from februus.benchmark.cases import Case
+from februus.checks import mismatch
 from februus.data import Dataset
 from februus.metrics import Rate, attack_success_rate, clean_accuracy, flops, recovered_accuracy
 from februus.models.modes import evaluation_mode
@@ -66,9 +67,7 @@ class Row:
         }
 
 
-def evaluate(
-    case: Case, purifier: Purifier, *, preset: str, seed: int = 0, on_images: Progress | None = None
-) -> Row:
+def evaluate(case: Case, purifier: Purifier, *, preset: str, seed: int = 0, on_images: Progress | None = None) -> Row:
     """Measure a case without and with a purifier, on the same pictures.
 
     Args:
@@ -77,9 +76,14 @@ def evaluate(
         preset: its name, for the row.
         seed: of what the trigger leaves to chance.
         on_images: called with the number of pictures done since the last call.
+
+    Raises:
+        ValueError: if all pictures are of the target class, on which no attack can be seen.
     """
-    before, after, flagged, times = _run(case.test, purifier, on_images)
     labels, rates = case.test.labels, dict[str, Rate]()
+    if case.trigger is not None and (labels == case.target_label).all():
+        raise mismatch("pictures", "some of other classes than the target", f"{len(labels)} of class {labels[0]}")
+    before, after, flagged, times = _run(case.test, purifier, on_images)
     rates["clean_accuracy_before"] = clean_accuracy(before, labels)
     rates["clean_accuracy_after"] = clean_accuracy(after, labels)
     rates["flagged_clean"] = Rate(int(flagged.sum()), len(flagged))

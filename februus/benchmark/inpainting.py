@@ -100,9 +100,7 @@ def draw_inpainters(path: Path, datasets: Sequence[Dataset], *, count: int = 4, 
         height, width = data.image_size
         side = min(height, width) // 4
         # Not at the rim: there, a stranger would not see what is missing.
-        masks = random_rectangles(
-            count, height - side, width - side, side=side, generator=seeded(seed, 1)
-        )
+        masks = random_rectangles(len(images), height - side, width - side, side=side, generator=seeded(seed, 1))
         masks = F.pad(masks, (side // 2, side - side // 2, side // 2, side - side // 2))
         restored = [registry.create("inpainters", name)(images, masks) for name in names]
         rows += list(zip(images, images * (1 - masks) + 0.5 * masks, *restored, strict=True))

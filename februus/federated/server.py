@@ -230,9 +230,7 @@ def _measure(model: Normalized, test: Dataset, triggered: Dataset | None, target
     return {name: {"count": rate.count, "total": rate.total, "value": rate.value} for name, rate in rates.items()}
 
 
-def _card(
-    settings: Federation, data: Dataset, center_crop: int, attack: DataPoisoning | None, output: Path
-) -> Card:
+def _card(settings: Federation, data: Dataset, center_crop: int, attack: DataPoisoning | None, output: Path) -> Card:
     return Card(
         name=output.resolve().name,
         architecture=settings.architecture,

@@ -33,7 +33,7 @@ class CompletionNetwork(nn.Module):
         self.decode = _Residual(width, 1)
         self.paint = nn.Sequential(nn.Conv2d(width, 12, 3, padding=1), nn.PixelShuffle(2))
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
                 # Without normalisation torch's own initial weights let the signal fade from layer to layer.
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)

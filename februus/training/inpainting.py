@@ -42,6 +42,7 @@ class InpainterTraining:
         learning_rate: Adam's, at the start; falls to a twentieth along a cosine.
         adversarial_from: share of the steps after which the critics join, in [0, 1].
         adversarial_weight: of the critics' loss beside the logarithm of the squared error.
+        sharpness_weight: of the difference in gradient energy to the original, which joins with the critics.
         gradient_penalty: weight of WGAN-GP's penalty.
         critic_steps: critic updates for each update of the network.
         average: decay of the moving average of the weights, which is what ships.
@@ -54,9 +55,10 @@ class InpainterTraining:
     steps: int = 20_000
     batch_size: int = 64
     width: int = 64
-    learning_rate: float = 1e-3
-    adversarial_from: float = 0.5
-    adversarial_weight: float = 0.02
+    learning_rate: float = 5e-4
+    adversarial_from: float = 0.1
+    adversarial_weight: float = 0.5
+    sharpness_weight: float = 1.0
     gradient_penalty: float = 10.0
     critic_steps: int = 1
     average: float = 0.999
@@ -71,7 +73,7 @@ class InpainterTraining:
         check_range("learning_rate", self.learning_rate, 0, 1, open_low=True)
         check_range("adversarial_from", self.adversarial_from, 0, 1)
         check_range("average", self.average, 0, 1)
-        for name in ("adversarial_weight", "gradient_penalty", "seed"):
+        for name in ("adversarial_weight", "sharpness_weight", "gradient_penalty", "seed"):
             check_range(name, getattr(self, name), 0)
 
 
@@ -164,6 +166,7 @@ class _Run:
             scores = self.critics(restored, masks)
             self._losses["realism"] = scores.mean().item()
             loss = loss - settings.adversarial_weight * scores.mean()
+            loss = loss + settings.sharpness_weight * _blur(restored, images, masks)
         if not torch.isfinite(loss):
             raise mismatch("loss", f"a finite value at step {self.step + 1}", f"{loss.item()}; lower the learning rate")
         self.optimizer.zero_grad()
@@ -284,6 +287,14 @@ class _Critics(nn.Module):
     def forward(self, images: Tensor, masks: Tensor) -> Tensor:
         everywhere, around = self.critics
         return torch.stack([everywhere(images, masks), around(*_surroundings(images, masks))])
+
+
+def _blur(restored: Tensor, images: Tensor, masks: Tensor) -> Tensor:
+    """Return how far the steepness inside the holes is from the original's: mean square, relative to the original's."""
+    area = masks.sum((1, 2, 3))
+    steepness = (gradient_energy(restored, masks) / area + 1e-8).sqrt()
+    original = (gradient_energy(images, masks) / area + 1e-8).sqrt()
+    return (steepness - original).square().mean() / original.square().mean()
 
 
 def _surroundings(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,9 +10,7 @@ from februus.checks import check_images, mismatch
 POSITIONS = ("top-left", "top-right", "bottom-left", "bottom-right", "center", "random")
 
 
-def paste(
-    images: Tensor, tile: Tensor, position: str, margin: int, generator: torch.Generator | None
-) -> Tensor:
+def paste(images: Tensor, tile: Tensor, position: str, margin: int, generator: torch.Generator | None) -> Tensor:
     """Paste ``tile`` (4, S, S), RGB and opacity in [0, 1], on copies of ``images`` (N, 3, H, W).
 
     Args:
