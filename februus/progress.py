@@ -15,14 +15,8 @@ console = Console(markup=False, highlight=False)
 
 
 def progress() -> Progress:
-    """Return a Rich progress bar on standard error, disabled where that is not a terminal."""
-    errors = Console(stderr=True)
+    """Return a Rich progress bar, on standard error where results are piped, and none where that is no terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # What is printed meanwhile goes through the bar's console where both are on the terminal, and else to its own place.
-    return Progress(
-        *columns,
-        console=errors,
-        disable=not errors.file.isatty(),
-        redirect_stdout=sys.stdout.isatty(),
-        transient=True,
-    )
+    # Where both share a terminal, only the console that draws the bar can print above it.
+    place = console if sys.stdout.isatty() else Console(stderr=True)
+    return Progress(*columns, console=place, disable=not sys.stderr.isatty(), transient=True)

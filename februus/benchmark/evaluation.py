@@ -81,7 +81,7 @@ def evaluate(case: Case, purifier: Purifier, *, preset: str, seed: int = 0, on_i
         ValueError: if all pictures are of the target class, on which no attack can be seen.
     """
     labels, rates = case.test.labels, dict[str, Rate]()
-    if case.trigger is not None and (labels == case.target_label).all():
+    if case.target_label is not None and (labels == case.target_label).all():
         raise mismatch("pictures", "some of other classes than the target", f"{len(labels)} of class {labels[0]}")
     before, after, flagged, times = _run(case.test, purifier, on_images)
     rates["clean_accuracy_before"] = clean_accuracy(before, labels)

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from rich.console import Console
 
 from februus.checks import mismatch
 from februus.cli import main
@@ -498,13 +499,15 @@ class Terminal(io.StringIO):
         return True
 
 
-def show(monkeypatch: pytest.MonkeyPatch, out: io.StringIO, errors: io.StringIO) -> None:
+def show(
+    monkeypatch: pytest.MonkeyPatch, out: io.StringIO, errors: io.StringIO, results: Console = console
+) -> None:
     monkeypatch.setattr("sys.stdout", out)
     monkeypatch.setattr("sys.stderr", errors)
     monkeypatch.setenv("TERM", "xterm")
     with progress() as bars:
         bar = bars.add_task("pictures", total=3)
-        console.print("a result [b]")
+        results.print("a result [b]")
         bars.advance(bar, 3)
 
 
@@ -524,7 +527,12 @@ def test_with_a_terminal_a_bar_is_drawn_beside_a_piped_result(monkeypatch: pytes
     assert out.getvalue() == "a result [b]\n"
 
 
-def test_with_a_terminal_for_both_the_result_stays_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    out, errors = Terminal(), Terminal()
-    show(monkeypatch, out, errors)
-    assert "a result [b]" in out.getvalue() + errors.getvalue()
+def test_where_both_are_the_terminal_a_result_stands_on_its_own_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    shared = Console(file=terminal, markup=False, highlight=False)
+    monkeypatch.setattr("februus.progress.console", shared)
+    show(monkeypatch, terminal, terminal, shared)
+    lines = terminal.getvalue().replace("\r", "\n").splitlines()
+    assert "a result [b]" in [line.removeprefix("\x1b[2K") for line in lines]
+    assert any("3/3" in line for line in lines)

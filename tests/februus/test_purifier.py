@@ -30,6 +30,11 @@ def purifier(toy_model: Normalized) -> Purifier:
     return Purifier.for_model(toy_model)
 
 
+def bare(model: Normalized) -> Any:
+    """Return the network behind the normalisation, whose modules the toys know by name."""
+    return model.network
+
+
 @dataclass(frozen=True)
 class Blind:
     """A localizer that sees nothing in the pictures of which the first pixel is black."""
@@ -125,7 +130,7 @@ def test_a_picture_without_heat_stays_bit_for_bit(toy_model: Normalized, images:
 
 def test_nothing_found_at_all(toy_model: Normalized, images: Tensor) -> None:
     """A model that answers all pictures alike has flat heatmaps: nothing is restored, nothing divided by 0."""
-    nn.init.zeros_(toy_model.network.classifier.weight)
+    nn.init.zeros_(bare(toy_model).classifier.weight)
     purifier = Purifier(toy_model, localizer=GradCam(), inpainter=Broken(), threshold=0.7)
     purified = purifier(images)
     assert purified.stages == ("locate",) * len(images)
@@ -179,7 +184,7 @@ def test_one_forward_and_one_backward_for_all_and_one_forward_for_the_restored(
     backwards: list[int] = []
     handles = [
         toy_model.register_forward_hook(lambda _module, inputs, _output: forwards.append(len(inputs[0]))),
-        toy_model.network.classifier.register_full_backward_hook(
+        bare(toy_model).classifier.register_full_backward_hook(
             lambda _module, _inputs, outputs: backwards.append(len(outputs[0]))
         ),
     ]
@@ -292,10 +297,10 @@ def assert_same(first: dict[str, Any], second: dict[str, Any]) -> None:
 def spoilt(model: Normalized) -> Normalized:
     """Give the model a mixed condition: some modules in training mode, a frozen weight, a gradient, a hook."""
     model.train()
-    model.network.features[1].eval()
-    model.network.features[0].weight.requires_grad_(requires_grad=False)
-    model.network.classifier.bias.grad = torch.ones(4)
-    model.network.features[4].register_forward_hook(lambda *_: None)
+    bare(model).features[1].eval()
+    bare(model).features[0].weight.requires_grad_(requires_grad=False)
+    bare(model).classifier.bias.grad = torch.ones(4)
+    bare(model).features[4].register_forward_hook(lambda *_: None)
     return model
 
 
@@ -324,7 +329,7 @@ def test_the_model_is_given_back_after_an_exception(toy_model: Normalized, image
 
     purifier = Purifier.for_model(model)
     purifier(images)
-    handle = model.network.classifier.register_forward_pre_hook(fail)
+    handle = bare(model).classifier.register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="no answer"):
         purifier(images)
     handle.remove()
@@ -383,7 +388,7 @@ def test_the_classifier_has_the_state_of_the_bare_model(toy_model: Normalized, i
     changed = {name: value.clone() for name, value in state.items()}
     changed["network.classifier.bias"] += torch.tensor([0.0, 0.0, 0.0, 1000.0])
     assert classifier.load_state_dict(changed).missing_keys == []
-    assert torch.equal(toy_model.network.classifier.bias, changed["network.classifier.bias"])
+    assert torch.equal(bare(toy_model).classifier.bias, changed["network.classifier.bias"])
     assert (classifier(images).argmax(1) == 3).all()
     assert not torch.equal(classifier(images), before)
     with pytest.raises(RuntimeError, match=r"network\.classifier\.bias"):
@@ -395,7 +400,7 @@ def test_the_classifier_is_a_module_like_the_model(toy_model: Normalized, images
     before = classifier(images)
     assert classifier.train().training
     assert toy_model.training
-    assert toy_model.network.features[1].training
+    assert bare(toy_model).features[1].training
     torch.testing.assert_close(classifier(images), before, rtol=0, atol=1e-5)
     assert toy_model.training
     assert not classifier.eval().training

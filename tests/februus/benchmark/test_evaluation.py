@@ -37,12 +37,27 @@ class Corner:
         return heatmaps
 
 
+@dataclass(frozen=True, kw_only=True)
+class Most:
+    """A localizer that marks nearly all of bright pictures."""
+
+    brightness: float
+
+    def __call__(self, model: nn.Module, images: Tensor) -> Tensor:
+        model(images)
+        heatmaps = torch.zeros_like(images[:, :1])
+        heatmaps[..., 4:, :] = 1
+        return heatmaps * (images.mean((1, 2, 3), keepdim=True) > self.brightness)
+
+
 def test_the_figures_are_those_of_a_count_by_hand(case: Case) -> None:
-    purifier = Purifier.for_model(case.model, threshold=0.8)
+    # Of the brighter half nearly all is removed, so that something is flagged of every kind, and not all.
+    brightness = float(case.test.floats().mean((1, 2, 3)).median())
+    purifier = Purifier(case.model, localizer=Most(brightness=brightness), inpainter=MeanFill(), threshold=0.7)
     row = evaluate(case, purifier, preset="paper")
     tally = dict.fromkeys(("ca", "ca after", "asr", "asr after", "ra", "flagged", "flagged triggered"), 0)
     clean, triggered = case.test, stamp(case.test, Patch(size=4), seeded(0))
-    others = 0
+    others = flagged_targets = 0
     for index, label in enumerate(clean.labels.tolist()):
         for pictures, kind in ((clean, "clean"), (triggered, "triggered")):
             image = pictures.floats(slice(index, index + 1))
@@ -60,7 +75,12 @@ def test_the_figures_are_those_of_a_count_by_hand(case: Case) -> None:
                 tally["asr after"] += after == 0
                 tally["ra"] += after == label
                 tally["flagged triggered"] += flagged
+            else:
+                flagged_targets += flagged
     assert others == 33
+    assert 0 < tally["flagged"] < 44
+    assert 0 < tally["flagged triggered"] < 33
+    assert flagged_targets > 0
     expected = {
         "clean_accuracy_before": (tally["ca"], 44),
         "clean_accuracy_after": (tally["ca after"], 44),
@@ -89,15 +109,32 @@ def test_a_purifier_that_finds_the_trigger_takes_the_attack_away(case: Case) -> 
 
 
 def test_the_same_twice_gives_the_same_figures(case: Case) -> None:
+    purifier = Purifier.for_model(case.model, threshold=0.3, inpainter="mean-fill")
     jumping = replace(case, trigger=Patch(size=4, position="random"))
-    rows = [evaluate(jumping, Purifier.for_model(case.model), preset="paper", seed=seed) for seed in (3, 3, 4)]
+    rows = [evaluate(jumping, purifier, preset="paper", seed=3) for _ in range(2)]
     assert rows[0].rates == rows[1].rates
     assert (rows[0].flops, rows[0].flops_inpainter) == (rows[1].flops, rows[1].flops_inpainter)
-    assert rows[0].rates["clean_accuracy_before"] == rows[2].rates["clean_accuracy_before"]
+
+
+def test_the_seed_is_that_of_the_trigger(case: Case) -> None:
+    seeds: list[int] = []
+
+    def remember(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        assert generator is not None
+        seeds.append(generator.initial_seed())
+        return images
+
+    purifier = Purifier.for_model(case.model, inpainter="mean-fill")
+    for seed in (3, 3, 4):
+        evaluate(replace(case, trigger=remember), purifier, preset="paper", seed=seed)
+    assert seeds[0] == seeds[1] != seeds[2]
 
 
 def test_the_batch_changes_no_figure(case: Case) -> None:
-    rows = [evaluate(case, Purifier.for_model(case.model, batch_size=size), preset="paper") for size in (7, 256)]
+    def purifier(size: int) -> Purifier:
+        return Purifier.for_model(case.model, inpainter="mean-fill", batch_size=size)
+
+    rows = [evaluate(case, purifier(size), preset="paper") for size in (7, 256)]
     assert rows[0].rates == rows[1].rates
 
 

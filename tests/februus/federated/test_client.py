@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -49,11 +50,12 @@ def test_the_state_is_a_copy(toy_architecture: str, toy_draw: Draw) -> None:
 def test_the_memory_format_does_not_matter(toy_architecture: str) -> None:
     model = network(toy_architecture)
     expected = read_state(model).parameters
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     assert torch.equal(read_state(model).parameters, expected)
-    weight = model.network.features[4].weight
+    network_of: Any = model.network
+    weight = network_of.features[4].weight
     write_state(model, State(parameters=2 * expected, buffers=read_state(model).buffers))
-    assert model.network.features[4].weight is weight
+    assert network_of.features[4].weight is weight
     assert torch.equal(read_state(model).parameters, 2 * expected)
 
 

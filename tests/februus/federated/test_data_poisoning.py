@@ -54,7 +54,7 @@ def test_without_scale_it_is_sent_as_it_is() -> None:
 )
 def test_errors(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        DataPoisoning(trigger=Patch(), target_label=0, **options)  # type: ignore[arg-type]
+        DataPoisoning(trigger=Patch(), target_label=0, **options)
 
 
 def test_a_target_that_is_no_class(toy_draw: Draw) -> None:

@@ -231,7 +231,7 @@ def test_the_loaded_checkpoint_answers_the_same(
     with torch.no_grad():
         # The memory format of convolutions may move the last bits.
         torch.testing.assert_close(loaded(images), model(images), rtol=0, atol=1e-5)
-        assert torch.equal(loaded.to(memory_format=torch.channels_last)(images), model(images))  # type: ignore[call-overload]
+        assert torch.equal(loaded.to(memory_format=torch.channels_last)(images), model(images))
     assert torch.equal(predict(loaded, test), predict(model, test))
 
 
