@@ -18,12 +18,12 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``februus`` and return the exit code: 0, 1 where a part failed, 2 where the input was wrong."""
-    parser = _parser()
-    warnings.showwarning = _warn  # type: ignore[assignment]
     try:
-        chosen = parser.parse_args(arguments)
+        chosen = _parser().parse_args(arguments)
         command = commands.COMMANDS[chosen.subcommand]
-        return command(**_values(command, chosen[chosen.subcommand])) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn  # type: ignore[assignment]
+            return command(**_values(command, chosen[chosen.subcommand])) or 0
     except (ArgumentError, ValueError, OSError) as error:
         print(f"februus: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -91,7 +91,8 @@ def sanitize(
     A picture of which nothing was restored is copied byte for byte. One that was changed is written as PNG, in its
     own resolution and upright (EXIF), and equals the original outside the restored region; where ``output`` is the
     path of a picture, the format is the one that it names, and some lose a little. ``manifest.csv`` and
-    ``manifest.json`` tell what became of each, also after an interruption. A file that is no good is recorded and
+    ``manifest.json``, of a single picture ``NAME.manifest.csv`` and so on, tell what became of each, also after an
+    interruption. A file that is no good is recorded and
     the rest is done.
 
     Args:
@@ -132,7 +133,7 @@ def sanitize(
                 if on_picture is not None:
                     on_picture(record)
     finally:
-        _write_manifest(folder, records)
+        _write_manifest(folder / (f"{output.stem}.manifest" if named else "manifest"), records)
     return records
 
 
@@ -242,14 +243,15 @@ def _write(path: Path, target: Path, purified: Purified, share: float) -> None:
     write_file(target, lambda temporary: Image.fromarray(pixels).save(temporary, format=kind, quality=95))
 
 
-def _write_manifest(folder: Path, records: Sequence[Record]) -> None:
+def _write_manifest(path: Path, records: Sequence[Record]) -> None:
+    """Write ``path`` with the endings csv and json."""
     rows = [asdict(record) for record in records]
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, [field.name for field in fields(Record)])
     writer.writeheader()
     writer.writerows(rows)
-    write_file(folder / "manifest.csv", lambda temporary: temporary.write_text(text.getvalue()))
-    write_json(folder / "manifest.json", rows)
+    write_file(path.with_name(f"{path.name}.csv"), lambda temporary: temporary.write_text(text.getvalue()))
+    write_json(path.with_name(f"{path.name}.json"), rows)
 
 
 def _at(purified: Purified, index: int) -> Purified:

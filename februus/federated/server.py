@@ -159,6 +159,9 @@ def train(
     """
     attack = settings.make_attack() if settings.malicious else None
     check_target(settings.target_label, data.num_classes)
+    height, width = data.image_size
+    if height != width:
+        raise mismatch("data", "square pictures; set image_size", f"{width}x{height}")
     output_folder(output)
     card = _card(settings, data, center_crop, attack, output)
     parts = partition(data.labels, settings.clients, settings.alpha, settings.seed)

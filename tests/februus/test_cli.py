@@ -419,7 +419,7 @@ def test_sanitize_one_picture(toy_checkpoint: Path, folder: Path) -> None:
     assert Path("clean.panel.png").is_file()
     assert run(*arguments) == 2
     assert run(*arguments, "--overwrite") == 0
-    (row,) = json.loads(Path("manifest.json").read_text())
+    (row,) = json.loads(Path("clean.manifest.json").read_text())
     assert row["label_before"] in {"red square", "red ring", "green square", "green ring"}
 
 
@@ -499,9 +499,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def show(
-    monkeypatch: pytest.MonkeyPatch, out: io.StringIO, errors: io.StringIO, results: Console = console
-) -> None:
+def show(monkeypatch: pytest.MonkeyPatch, out: io.StringIO, errors: io.StringIO, results: Console = console) -> None:
     monkeypatch.setattr("sys.stdout", out)
     monkeypatch.setattr("sys.stderr", errors)
     monkeypatch.setenv("TERM", "xterm")

@@ -214,7 +214,7 @@ def test_a_single_file_to_a_named_one(purifier: Purifier, tmp_path: Path) -> Non
     before = bright(40, 40)
     write(tmp_path / "a.png", before)
     (record,) = sanitize(tmp_path / "a.png", tmp_path / "new" / "b.png", purifier, image_size=32, panels=True)
-    assert files(tmp_path / "new") == ["b.panel.png", "b.png", "manifest.csv", "manifest.json"]
+    assert files(tmp_path / "new") == ["b.manifest.csv", "b.manifest.json", "b.panel.png", "b.png"]
     assert (record.file, record.output) == ("a.png", "b.png")
     assert (read(tmp_path / "new" / "b.png")[25:] == before[25:]).all()
 

@@ -574,3 +574,11 @@ def test_killed_in_the_middle_of_a_round_it_ends_with_the_same_weights(toy_draw:
     assert_equal_weights(killed, whole)
     assert read_card(killed).extra["history"] == read_card(whole).extra["history"]
     assert sorted(os.listdir(killed)) == sorted(os.listdir(whole))
+
+
+def test_pictures_that_are_not_square_are_refused(tmp_path: Path) -> None:
+    images = torch.zeros(8, 3, 24, 32, dtype=torch.uint8)
+    data = Dataset(name="wide", images=images, labels=torch.arange(8) % 2, classes=("a", "b"))
+    with pytest.raises(ValueError, match="data: expected square pictures; set image_size, got 32x24"):
+        train(Federation(clients=2, malicious=0, rounds=1), data, data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from februus.inpainters.biharmonic import Biharmonic
-from februus.inpainters.gan import SHIPPED, Gan, read_inpainter
+from februus.inpainters.gan import Gan, read_inpainter
 from februus.inpainters.mean_fill import MeanFill
 from februus.inpainters.navier_stokes import NavierStokes
 from februus.inpainters.telea import Telea
@@ -44,8 +44,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=INPAINTERS)
 def inpainter(request: pytest.FixtureRequest, weights: Path) -> Inpainter:
-    if request.param == "gan-shipped" and not SHIPPED.is_file():
-        pytest.skip(f"{SHIPPED.name} is not there yet")
     return INPAINTERS[request.param](weights)
 
 
