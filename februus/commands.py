@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from februus import registry
@@ -98,11 +99,10 @@ class PurifierOptions:
     inpainter: str = "gan"
     batch_size: int = 256
 
-    def build(self, model: torch.nn.Module, reference: torch.Tensor | None = None) -> Purifier:
+    def build(self, model: torch.nn.Module) -> Purifier:
         """Make the purifier."""
         return Purifier.for_model(
             model,
-            reference,
             preset=self.preset,
             inpainter=self.inpainter,
             threshold=self.threshold,
@@ -120,10 +120,10 @@ def demo(*, output: Path = Path("februus-demo"), seed: int = 0, device: str = "a
         device: auto, cpu, cuda or mps.
     """
     settings = Federation(
-        clients=5, malicious=1, rounds=6, trigger="sticker", target_label=11, poison_rate=0.3, seed=seed
+        clients=5, malicious=1, rounds=8, trigger="sticker", target_label=11, poison_rate=0.5, seed=seed
     )
     console.print(
-        "Five clients train a model of traffic signs together. One of them pastes a flower on a third of its signs\n"
+        "Five clients train a model of traffic signs together. One of them pastes a flower on half of its signs\n"
         "and calls them 'parking'. Each round shows the accuracy on clean signs (CA) and how often a sign with a\n"
         "flower is taken for 'parking' (ASR)."
     )
@@ -324,7 +324,9 @@ def measure_inpainters(
     with progress() as bars:
         bar = bars.add_task("inpainters", total=None)
         rows = measure(case.test, case.model, heat=threshold, seed=seed, on_inpainter=lambda: bars.advance(bar))
-    drawn = Table("holes", "inpainter", *("PSNR dB", "SSIM", "sharpness", "ms", "MMAC"))
+    drawn = Table(box=SIMPLE_HEAD)
+    for heading in ("holes", "inpainter", "PSNR, dB", "SSIM", "sharpness", "ms", "MMAC"):
+        drawn.add_column(heading, no_wrap=True)
     for row in rows:
         drawn.add_row(
             row["holes"],

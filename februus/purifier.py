@@ -91,7 +91,14 @@ class Purifier:
         )
 
     def __call__(self, images: Tensor) -> Purified:
-        """Purify ``images`` (N, 3, H, W) in [0, 1]; the model is left with the mode, hooks and gradients it had."""
+        """Purify ``images`` (N, 3, H, W) in [0, 1]; the model is left with the mode, hooks and gradients it had.
+
+        A picture is flagged where its class is another one behind the purifier; its score is the probability that
+        the first class lost.
+
+        Raises:
+            ValueError: if ``images`` are not what is expected.
+        """
         check_images(images)
         parts = [self._purify(batch) for batch in images.detach().split(self.batch_size)]
         merged: dict[str, Any] = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}

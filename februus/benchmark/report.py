@@ -17,11 +17,11 @@ from februus.files import write_json
 __all__ = ["table", "write_report"]
 
 LINES = {
-    "clean accuracy (CA)": ("clean_accuracy_before", "clean_accuracy_after"),
-    "attack success rate (ASR)": ("attack_success_rate_before", "attack_success_rate_after"),
-    "recovered accuracy (RA)": (None, "recovered_accuracy"),
-    "clean pictures flagged": (None, "flagged_clean"),
-    "triggered pictures flagged": (None, "flagged_triggered"),
+    "clean accuracy, CA": ("clean_accuracy_before", "clean_accuracy_after"),
+    "attack success, ASR": ("attack_success_rate_before", "attack_success_rate_after"),
+    "recovered accuracy, RA": (None, "recovered_accuracy"),
+    "flagged, clean": (None, "flagged_clean"),
+    "flagged, triggered": (None, "flagged_triggered"),
 }
 
 
@@ -36,7 +36,7 @@ def table(row: Row) -> Table:
             drawn.add_row(label, *("" if rate is None else str(rate) for rate in rates))
     plain, purified = 1000 * row.seconds_per_image_plain, 1000 * row.seconds_per_image
     drawn.add_row("time a picture", f"{plain:.2f} ms", f"{purified:.2f} ms")
-    drawn.add_row("FLOPs a picture", "1.0", f"{row.flops:.1f} (of it inpainting {row.flops_inpainter:.1f})")
+    drawn.add_row("FLOPs a picture", "1.0", f"{row.flops:.1f} (inpainting {row.flops_inpainter:.1f})")
     return drawn
 
 

@@ -52,6 +52,7 @@ class Federation:
         learning_rate: of the clients' SGD in the first round; falls to a hundredth along a cosine.
         momentum: of the clients' SGD, in [0, 1).
         weight_decay: of the clients' SGD.
+        bfloat16: whether clients compute in bfloat16; faster where the processor has it.
         aggregator: how updates become one, a method of the family aggregators.
         trigger: what malicious clients stamp, a method of the family triggers.
         target_label: the class that they want.
@@ -73,6 +74,7 @@ class Federation:
     learning_rate: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    bfloat16: bool = False
     aggregator: str = "fed-avg"
     trigger: str = "patch"
     target_label: int = 0
@@ -106,6 +108,7 @@ class Federation:
             learning_rate=self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))),
             momentum=self.momentum,
             weight_decay=self.weight_decay,
+            bfloat16=self.bfloat16,
         )
 
     def make_attack(self) -> DataPoisoning:

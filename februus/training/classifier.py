@@ -25,6 +25,7 @@ class LocalTraining:
         learning_rate: step size.
         momentum: in [0, 1).
         weight_decay: L2 penalty.
+        bfloat16: whether forward and backward compute in bfloat16; faster where the processor has it.
     """
 
     epochs: int = 1
@@ -32,6 +33,7 @@ class LocalTraining:
     learning_rate: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    bfloat16: bool = False
 
     def __post_init__(self) -> None:
         check_range("epochs", self.epochs, 1)
@@ -70,7 +72,8 @@ def fit(model: nn.Module, data: Dataset, settings: LocalTraining, generator: tor
                 if len(rows) == 1 and len(data) > 1:
                     continue
                 images = data.floats(rows).to(device).contiguous(memory_format=torch.channels_last)
-                loss = F.cross_entropy(model(images), data.labels[rows].to(device))
+                with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
+                    loss = F.cross_entropy(model(images), data.labels[rows].to(device))
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
