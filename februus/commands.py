@@ -112,7 +112,7 @@ class PurifierOptions:
 
 
 def demo(*, output: Path = Path("februus-demo"), seed: int = 0, device: str = "auto") -> None:
-    """Backdoor a federated model of drawn traffic signs, then defend it; about two minutes on two cores.
+    """Backdoor a federated model of drawn traffic signs, then defend it; about a minute and a half on two cores.
 
     Args:
         output: folder of the checkpoint, report.json and panel.png; the same command goes on where it was stopped.
@@ -123,9 +123,9 @@ def demo(*, output: Path = Path("februus-demo"), seed: int = 0, device: str = "a
         clients=5, malicious=1, rounds=8, trigger="sticker", target_label=11, poison_rate=0.5, seed=seed
     )
     console.print(
-        "Five clients train a model of traffic signs together. One of them pastes a flower on half of its signs\n"
-        "and calls them 'parking'. Each round shows the accuracy on clean signs (CA) and how often a sign with a\n"
-        "flower is taken for 'parking' (ASR)."
+        "Five clients train a model of traffic signs together. One of them pastes a flower on half of its signs and "
+        "calls them 'parking'. Each round shows the accuracy on clean signs (CA) and how often a sign with a flower "
+        "is taken for 'parking' (ASR)."
     )
     train, test = load("signs", "train"), load("signs", "test")
     model = _train(settings, train, test, output / "model", device=device)
