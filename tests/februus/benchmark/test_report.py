@@ -48,13 +48,13 @@ def test_the_table_has_every_rate_with_its_interval() -> None:
     cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
     assert ["toy [a], preset paper"] in cells
     for expected in (
-        ["clean accuracy (CA)", "0.900 [0.826, 0.945]", "0.800 [0.711, 0.867]"],
-        ["attack success rate (ASR)", "1.000 [0.951, 1.000]", "0.000 [0.000, 0.049]"],
-        ["recovered accuracy (RA)", "0.800 [0.696, 0.875]"],
-        ["clean pictures flagged", "0.100 [0.055, 0.174]"],
-        ["triggered pictures flagged", "0.987 [0.928, 0.998]"],
+        ["clean accuracy, CA", "0.900 [0.826, 0.945]", "0.800 [0.711, 0.867]"],
+        ["attack success, ASR", "1.000 [0.951, 1.000]", "0.000 [0.000, 0.049]"],
+        ["recovered accuracy, RA", "0.800 [0.696, 0.875]"],
+        ["flagged, clean", "0.100 [0.055, 0.174]"],
+        ["flagged, triggered", "0.987 [0.928, 0.998]"],
         ["time a picture", "1.00 ms", "12.50 ms"],
-        ["FLOPs a picture", "1.0", "5.0 (of it inpainting 3.0)"],
+        ["FLOPs a picture", "1.0", "5.0 (inpainting 3.0)"],
     ):
         assert expected in cells
 
@@ -62,7 +62,7 @@ def test_the_table_has_every_rate_with_its_interval() -> None:
 def test_what_was_not_measured_is_not_in_the_table() -> None:
     text = text_of(row({name: rate for name, rate in RATES.items() if "clean" in name}))
     assert "clean accuracy" in text
-    assert "clean pictures flagged" in text
+    assert "flagged, clean" in text
     assert "attack" not in text
     assert "recovered" not in text
     assert "triggered" not in text

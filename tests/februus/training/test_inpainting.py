@@ -104,7 +104,9 @@ def test_the_files_tell_what_was_done(tmp_path: Path) -> None:
     assert card["settings"]["steps"] == card["steps_done"] == 3
     assert card["width"] == 8
     assert card["data"] == {"train": ["toy"], "test": ["held-out"], "processes": 1}
-    assert card["metrics"] == rows(output)[-1]
+    assert card["curve"] == rows(output)
+    command = "februus train-inpainter --data '[toy]' --steps 3 --batch-size 8"
+    assert card["command"].startswith(command), card["command"]
     assert [row["step"] for row in rows(output)] == [2, 3]
     with Image.open(output / "samples.png") as samples:
         assert samples.format == "PNG"
