@@ -282,7 +282,9 @@ def _resume(output: Path, card: Card) -> list[dict[str, Any]]:
     """Return the rounds that a folder of the same run already has."""
     there = read_card(output)
     expected, found = card.to_dict(), there.to_dict()
-    differing = [key for key in expected if key not in ("versions", "source") and expected[key] != found.get(key)]
+    differing = [
+        key for key in expected if key not in ("name", "versions", "source") and expected[key] != found.get(key)
+    ]
     if differing:
         got = f"one that differs in {', '.join(differing)}"
         raise mismatch(f"output {output}", "an empty folder or an earlier run with the same settings", got)

@@ -493,6 +493,16 @@ def test_a_finished_run_is_left_as_it_is(settings: Federation, data: Dataset, te
     assert torch.equal(predict(again, test), predict(model, test))
 
 
+def test_a_run_goes_on_in_a_folder_that_was_renamed(
+    settings: Federation, data: Dataset, test: Dataset, tmp_path: Path
+) -> None:
+    train(settings, data, test, tmp_path / "first")
+    (tmp_path / "first").rename(tmp_path / "second")
+    rows: list[dict[str, Any]] = []
+    train(settings, data, test, tmp_path / "second", on_round=rows.append)
+    assert rows == []
+
+
 class StopError(Exception):
     """What interrupts a run."""
 
