@@ -16,7 +16,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from februus.checks import check_choice, mismatch
 
-__all__ = ["FAMILIES", "available", "create", "find", "options_of", "spec_of"]
+__all__ = ["FAMILIES", "available", "create", "find", "name_of", "options_of", "spec_of"]
 
 FAMILIES = {
     "architectures": "februus.models.architectures",
@@ -87,19 +87,27 @@ def create(family: str, spec: str, **options: Any) -> Any:
     return method(**given)
 
 
-def spec_of(family: str, method: Any) -> str:
+def name_of(method: Any) -> str:
+    """Return the name of a method: its module's.
+
+    >>> name_of(create("inpainters", "mean-fill"))
+    'mean-fill'
+    """
+    return type(method).__module__.rpartition(".")[2].replace("_", "-")
+
+
+def spec_of(method: Any) -> str:
     """Return the text that `create` builds an equal method from.
 
-    >>> spec_of("triggers", create("triggers", "patch:size=5"))
+    >>> spec_of(create("triggers", "patch:size=5"))
     'patch:size=5'
     """
-    name = type(method).__module__.rpartition(".")[2].replace("_", "-")
     changed = (
         f"{field.name}={getattr(method, field.name)}"
         for field in dataclasses.fields(method)
         if getattr(method, field.name) != field.default
     )
-    return ":".join(filter(None, (name, ",".join(changed))))
+    return ":".join(filter(None, (name_of(method), ",".join(changed))))
 
 
 def _split(text: str, spec: str) -> dict[str, str]:

@@ -257,9 +257,8 @@ def _card(settings: Federation, data: Dataset, center_crop: int, attack: DataPoi
 
 def _describe(trigger: Trigger) -> dict[str, Any]:
     """Return the trigger as a card tells it: its kind, its options, and of a file that it reads the copy's name."""
-    kind = type(trigger).__module__.rpartition(".")[2].replace("_", "-")
     copies = {name: copy for name, (_, copy) in _files_of(trigger).items()}
-    return {"kind": kind, **_options_of(trigger), **copies}
+    return {"kind": registry.name_of(trigger), **_options_of(trigger), **copies}
 
 
 def _copy_files(trigger: Trigger, folder: Path) -> None:

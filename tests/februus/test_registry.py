@@ -101,7 +101,7 @@ def test_every_method_is_created_with_its_defaults(family: str, name: str) -> No
 @pytest.mark.parametrize(("spec", "expected"), WITH_OPTIONS)
 def test_a_spec_and_its_method_are_two_ways_to_write_one_thing(spec: str, expected: Any) -> None:
     assert create("triggers", spec) == expected
-    assert spec_of("triggers", expected) == spec
+    assert spec_of(expected) == spec
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_method_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     try:
         assert "two-stripes" in available("triggers")
         stripes = create("triggers", "two-stripes:grey=0.5")
-        assert spec_of("triggers", stripes) == "two-stripes:grey=0.5"
+        assert spec_of(stripes) == "two-stripes:grey=0.5"
         assert stripes.grey == 0.5
     finally:
         sys.modules.pop("februus.triggers.two_stripes", None)
