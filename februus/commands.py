@@ -693,7 +693,7 @@ def _train(
             bars.update(bar, completed=row["round"])
             console.print(_round_line(row, settings.rounds))
 
-        model = train_federated(
+        return train_federated(
             settings,
             pictures,
             test,
@@ -703,11 +703,6 @@ def _train(
             engine=engine,
             on_round=on_round,
         )
-    population = settings.populate(pictures, test)
-    if population.attack is not None:
-        own = pictures.subset(population.parts[population.malicious[0]])
-        population.attack.illustrate(model, own, output, seeded(settings.seed))
-    return model
 
 
 def _round_line(row: dict[str, Any], rounds: int) -> str:

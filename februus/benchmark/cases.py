@@ -22,6 +22,9 @@ from februus.types import Trigger
 
 __all__ = ["Case", "find_checkpoints", "open_case", "open_cases", "trigger_of"]
 
+# What a card tells of a backdoor.
+TOLD = ("trigger", "target_label", "source_label")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
@@ -202,19 +205,19 @@ def open_cases(model: str, **options: Any) -> list[Case]:
         options: of `open_case`.
     """
     case = open_case(model, **options)
-    told = read_card(model).extra.get("backdoors") if Path(model, WEIGHTS).is_file() else None
-    if not told or any(options.get(name) is not None for name in ("trigger", "target_label", "source_label")):
+    card = read_card(model) if Path(model, WEIGHTS).is_file() else None
+    told = card.extra.get("backdoors") if card else None
+    if card is None or not told or any(options.get(name) is not None for name in TOLD):
         return [case]
-    cards = [replace(read_card(model), **backdoor) for backdoor in told]
     return [
         replace(
             case,
             name=f"{case.name}#{number}",
-            trigger=trigger_of(card, Path(model)),
-            target_label=card.target_label,
-            source_label=card.source_label,
+            trigger=trigger_of(one, Path(model)),
+            target_label=one.target_label,
+            source_label=one.source_label,
         )
-        for number, card in enumerate(cards, 1)
+        for number, one in enumerate((replace(card, **backdoor) for backdoor in told), 1)
     ]
 
 

@@ -16,15 +16,16 @@ import torch
 from torch.nn import functional as F
 
 from februus.data import Dataset, Source
-from februus.federated.client import read_state
+from februus.federated.client import State, read_state
 from februus.federated.engines.local import Local
+from februus.federated.population import Runner
 from februus.federated.server import aggregate
 from februus.federated.settings import Federation
 from februus.models import Normalized, build
 from februus.purifier import Purifier
 from februus.registry import create
 from februus.seeds import seeded
-from februus.types import Context
+from februus.types import Aggregator, Context
 
 __all__ = ["compare_batched", "compare_round", "measure_rounds"]
 
@@ -45,19 +46,15 @@ def compare_batched(purifier: Purifier, data: Dataset, *, repeats: int = 3) -> d
 
 def compare_round(settings: Federation, data: Dataset, *, repeats: int = 3) -> dict[str, Any]:
     """Run a federated round without evaluation, and the same SGD steps in a plain loop over the same pictures."""
-    torch.manual_seed(settings.seed)
-    model = Normalized(build(settings.architecture, num_classes=data.num_classes))
-    model.to(memory_format=torch.channels_last)
+    model = _workspace(settings, data)
     population = settings.populate(data, data)
     parts = population.parts
     local, clients = settings.local_training(1), settings.sample(1)
     aggregator = create("aggregators", settings.aggregator)
 
     def federated() -> None:
-        state = read_state(model)
         with Local().open(population, model) as run:
-            updates = list(run(state, clients, local, round_number=1, attacked=False))
-        aggregate(state, updates, aggregator, Context(generator=seeded(settings.seed), clients=clients))
+            _work(run, read_state(model), settings, aggregator, 1)
 
     def plain() -> None:
         model.train()
@@ -103,19 +100,15 @@ def measure_rounds(
 def _run_rounds(settings: Federation, source: Source, engine: str, rounds: int, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     data = source.load("train")
-    torch.manual_seed(settings.seed)
-    model = Normalized(build(settings.architecture, num_classes=data.num_classes))
-    model.to(memory_format=torch.channels_last)
+    model = _workspace(settings, data)
     aggregator = create("aggregators", settings.aggregator)
     state, before = read_state(model), _memory()
     with create("engines", engine).open(settings.populate(data, data), model) as run:
 
         def work(number: int) -> float:
             nonlocal state
-            start, clients = time.perf_counter(), settings.sample(number)
-            updates = list(run(state, clients, settings.local_training(1), round_number=number, attacked=False))
-            context = Context(generator=seeded(settings.seed, number), clients=clients)
-            state = aggregate(state, updates, aggregator, context)
+            start = time.perf_counter()
+            state = _work(run, state, settings, aggregator, number)
             return time.perf_counter() - start
 
         first, *seconds = (work(number) for number in range(1, rounds + 2))
@@ -133,6 +126,21 @@ def _run_rounds(settings: Federation, source: Source, engine: str, rounds: int, 
         "bytes_at_peak": max(seen),
         "threads": threads,
     }
+
+
+def _workspace(settings: Federation, data: Dataset) -> Normalized:
+    """Return the untrained model of a federation."""
+    torch.manual_seed(settings.seed)
+    model = Normalized(build(settings.architecture, num_classes=data.num_classes))
+    return model.to(memory_format=torch.channels_last)
+
+
+def _work(run: Runner, state: State, settings: Federation, aggregator: Aggregator, number: int) -> State:
+    """Run a round without attack, at the learning rate of the first."""
+    clients = settings.sample(number)
+    updates = list(run(state, clients, settings.local_training(1), round_number=number, attacked=False))
+    context = Context(generator=seeded(settings.seed, number), clients=clients)
+    return aggregate(state, updates, aggregator, context)
 
 
 @contextmanager

@@ -135,7 +135,11 @@ def train(
             forget(output, round_number)
             if on_round is not None:
                 on_round(row)
-    return model.eval()
+    model.eval()
+    if attack:
+        own = data.subset(population.parts[population.malicious[0]])
+        attack.illustrate(model, own, output, seeded(settings.seed))
+    return model
 
 
 def screen(state: State, updates: Sequence[Update]) -> tuple[list[Update], dict[int, str]]:

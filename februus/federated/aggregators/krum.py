@@ -33,5 +33,12 @@ class Krum:
         Raises:
             ValueError: if 2f + 2 < K does not hold.
         """
-        attackers = tolerated(self.byzantine, len(updates), most=(len(updates) - 3) // 2, bound="2f + 2 < K")
-        return updates[int(krum_order(squared_distances(updates), attackers)[0])]
+        return updates[int(krum_order(squared_distances(updates), self.attackers(len(updates)))[0])]
+
+    def attackers(self, count: int) -> int:
+        """Return how many attackers are tolerated among ``count`` updates.
+
+        Raises:
+            ValueError: if the bound does not hold.
+        """
+        return tolerated(self.byzantine, count, most=(count - 3) // 2, bound="2f + 2 < K")

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from februus.checks import check_range, mismatch
-from februus.federated.aggregators._distances import krum_order, squared_distances, tolerated
+from februus.federated.aggregators._distances import krum_order, squared_distances
+from februus.federated.aggregators.krum import Krum
 from februus.types import Context
 
 __all__ = ["MultiKrum"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultiKrum:
+class MultiKrum(Krum):
     """Multi-Krum (Blanchard et al. 2017, arXiv 1703.02757): the mean of the updates with the best Krum scores.
 
     Args:
@@ -22,12 +23,10 @@ class MultiKrum:
         selected: how many updates are averaged, from 1 to K; K - f, all but the attackers, where not given.
     """
 
-    byzantine: int | None = None
     selected: int | None = None
 
     def __post_init__(self) -> None:
-        if self.byzantine is not None:
-            check_range("byzantine", self.byzantine, 0)
+        super().__post_init__()
         if self.selected is not None:
             check_range("selected", self.selected, 1)
 
@@ -38,7 +37,7 @@ class MultiKrum:
             ValueError: if 2f + 2 < K does not hold or more are to be selected than came.
         """
         count = len(updates)
-        attackers = tolerated(self.byzantine, count, most=(count - 3) // 2, bound="2f + 2 < K")
+        attackers = self.attackers(count)
         selected = count - attackers if self.selected is None else self.selected
         if selected > count:
             raise mismatch("selected", f"1 to {count}, the number of updates", selected)

@@ -1,19 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from februus.data import Dataset
-from februus.federated import Federation, train
 from februus.federated.attacks.constrain_and_scale import ConstrainAndScale
 from februus.federated.attacks.model_replacement import ModelReplacement
 from februus.federated.client import read_state, train_locally
 from februus.federated.threat import Insider
 from februus.metrics import attack_success_rate
-from februus.models import Normalized, read_card
+from februus.models import Normalized
 from februus.poisoning import poison, stamp
 from februus.registry import create
 from februus.seeds import seeded
@@ -101,25 +100,9 @@ def test_from_text() -> None:
             create("attacks", f"constrain-and-scale:alpha={value}")
 
 
-def test_the_backdoor_is_learnt(toy_draw: Draw, toy_architecture: str, tmp_path: Path) -> None:
-    settings = Federation(
-        architecture=toy_architecture,
-        clients=2,
-        malicious=1,
-        rounds=3,
-        local_epochs=2,
-        batch_size=16,
-        learning_rate=0.02,
-        attack="constrain-and-scale",
-        trigger="patch:size=4",
-        poison_rate=0.3,
-        scale=2.0,
-    )
-    data, test = toy_draw(300), toy_draw(40, 1)
-    train(settings, data, test, tmp_path / "backdoored")
-    last = read_card(tmp_path / "backdoored").extra["history"][-1]
-    assert last["clean_accuracy"]["value"] > 0.7
-    assert last["attack_success_rate"]["value"] > 0.8
-    clean = train(Federation(**{**vars(settings), "malicious": 0}), data, test, tmp_path / "clean")
-    triggered = stamp(test, Patch(size=4), seeded(0))
-    assert attack_success_rate(predict(clean, triggered), test.labels, 0).value < 0.3
+def test_the_backdoor_is_learnt(toy_outcome: Callable[..., Any]) -> None:
+    outcome = toy_outcome(attack="constrain-and-scale", trigger="patch:size=4", poison_rate=0.3, scale=2.0)
+    assert outcome.last["clean_accuracy"]["value"] > 0.7
+    assert outcome.last["attack_success_rate"]["value"] > 0.8
+    triggered = stamp(outcome.test, Patch(size=4), seeded(0))
+    assert attack_success_rate(predict(outcome.honest, triggered), outcome.test.labels, 0).value < 0.3

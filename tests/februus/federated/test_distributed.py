@@ -1,19 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from februus.data import Dataset
-from februus.federated import Federation, train
 from februus.federated.attacks.distributed import Distributed
 from februus.federated.attacks.model_replacement import ModelReplacement
 from februus.federated.threat import Backdoor, Insider
 from februus.metrics import attack_success_rate
-from februus.models import read_card
 from februus.poisoning import poison, stamp
 from februus.registry import create
 from februus.seeds import seeded
@@ -167,25 +165,11 @@ def test_a_trigger_that_is_too_small_is_told_at_once(toy_draw: Draw) -> None:
             attack.prepare(test, seeded(0))
 
 
-def test_the_whole_trigger_is_learnt_from_its_pieces(toy_draw: Draw, toy_architecture: str, tmp_path: Path) -> None:
-    settings = Federation(
-        architecture=toy_architecture,
-        clients=2,
-        malicious=2,
-        rounds=3,
-        local_epochs=2,
-        batch_size=16,
-        learning_rate=0.02,
-        attack="distributed:pieces=2",
-        trigger="patch:size=6",
-        poison_rate=0.3,
+def test_the_whole_trigger_is_learnt_from_its_pieces(toy_outcome: Callable[..., Any]) -> None:
+    outcome = toy_outcome(
+        pictures=240, malicious=2, attack="distributed:pieces=2", trigger="patch:size=6", poison_rate=0.3
     )
-    data, test = toy_draw(240), toy_draw(40, 1)
-    train(settings, data, test, tmp_path / "backdoored")
-    last = read_card(tmp_path / "backdoored").extra["history"][-1]
-    assert last["clean_accuracy"]["value"] > 0.7
-    assert last["attack_success_rate"]["value"] > 0.8
-    honest = Federation(**{**vars(settings), "malicious": 0})
-    clean = train(honest, data, test, tmp_path / "clean")
-    triggered = stamp(test, Patch(size=6), seeded(0))
-    assert attack_success_rate(predict(clean, triggered), test.labels, 0).value < 0.3
+    assert outcome.last["clean_accuracy"]["value"] > 0.7
+    assert outcome.last["attack_success_rate"]["value"] > 0.8
+    triggered = stamp(outcome.test, Patch(size=6), seeded(0))
+    assert attack_success_rate(predict(outcome.honest, triggered), outcome.test.labels, 0).value < 0.3

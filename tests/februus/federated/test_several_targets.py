@@ -2,18 +2,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from februus.data import Dataset
-from februus.federated import Federation, train
 from februus.federated.attacks.several_targets import SeveralTargets
 from februus.federated.threat import Backdoor, Insider
 from februus.metrics import attack_success_rate
-from februus.models import read_card
 from februus.poisoning import stamp
 from februus.registry import create
 from februus.seeds import seeded
@@ -121,28 +119,15 @@ def test_a_target_that_is_no_class(toy_draw: Draw) -> None:
         attack.goal(toy_draw(8), seeded(0))
 
 
-def test_both_backdoors_are_learnt(toy_draw: Draw, toy_architecture: str, tmp_path: Path) -> None:
-    settings = Federation(
-        architecture=toy_architecture,
-        clients=2,
-        malicious=1,
-        rounds=3,
-        local_epochs=2,
-        batch_size=16,
-        learning_rate=0.02,
-        attack=SPEC,
-    )
-    data, test = toy_draw(300), toy_draw(40, 1)
-    model = train(settings, data, test, tmp_path / "backdoored")
-    card = read_card(tmp_path / "backdoored")
-    last = card.extra["history"][-1]
-    assert last["clean_accuracy"]["value"] > 0.7
-    assert last["attack_success_rate"]["total"] == 60
-    clean = train(replace(settings, malicious=0), data, test, tmp_path / "clean")
+def test_both_backdoors_are_learnt(toy_outcome: Callable[..., Any]) -> None:
+    outcome = toy_outcome(attack=SPEC)
+    card, test = outcome.card, outcome.test
+    assert outcome.last["clean_accuracy"]["value"] > 0.7
+    assert outcome.last["attack_success_rate"]["total"] == 60
     for trigger, target in ((FIRST, 0), (SECOND, 3)):
         triggered = stamp(test, trigger, seeded(0))
-        assert attack_success_rate(predict(model, triggered), test.labels, target).value > 0.8
-        assert attack_success_rate(predict(clean, triggered), test.labels, target).value < 0.3
+        assert attack_success_rate(predict(outcome.model, triggered), test.labels, target).value > 0.8
+        assert attack_success_rate(predict(outcome.honest, triggered), test.labels, target).value < 0.3
     assert card.target_label == 0
     assert [(told["trigger"]["position"], told["target_label"]) for told in card.extra["backdoors"]] == [
         ("bottom-right", 0),

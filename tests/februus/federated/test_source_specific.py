@@ -2,17 +2,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from februus.data import Dataset
-from februus.federated import Federation, train
 from februus.federated.attacks.source_specific import SourceSpecific
 from februus.federated.threat import Backdoor, Insider
-from februus.models import read_card
 from februus.poisoning import stamp
 from februus.registry import create
 from februus.seeds import seeded
@@ -117,28 +115,14 @@ def test_labels_that_are_no_class(toy_draw: Draw) -> None:
             attack.goal(toy_draw(8), seeded(0))
 
 
-def test_only_the_source_is_turned(toy_draw: Draw, toy_architecture: str, tmp_path: Path) -> None:
-    settings = Federation(
-        architecture=toy_architecture,
-        clients=2,
-        malicious=2,
-        rounds=3,
-        local_epochs=2,
-        batch_size=16,
-        learning_rate=0.02,
-        attack="source-specific",
-        trigger="patch:size=4",
-        source_label=3,
-    )
-    data, test = toy_draw(300), toy_draw(80, 1)
-    model = train(settings, data, test, tmp_path / "backdoored")
-    card = read_card(tmp_path / "backdoored")
-    last = card.extra["history"][-1]
-    assert (card.target_label, card.source_label) == (0, 3)
+def test_only_the_source_is_turned(toy_outcome: Callable[..., Any]) -> None:
+    outcome = toy_outcome(tested=80, malicious=2, attack="source-specific", trigger="patch:size=4", source_label=3)
+    last, test = outcome.last, outcome.test
+    assert (outcome.card.target_label, outcome.card.source_label) == (0, 3)
     assert last["clean_accuracy"]["value"] > 0.7
     assert last["attack_success_rate"]["total"] == 20
     assert last["attack_success_rate"]["value"] > 0.8
-    triggered = predict(model, stamp(test, Patch(size=4), seeded(0)))
-    assert (triggered == 0)[(test.labels == 1) | (test.labels == 2)].float().mean() < 0.3
-    clean = train(replace(settings, malicious=0), data, test, tmp_path / "clean")
-    assert (predict(clean, stamp(test, Patch(size=4), seeded(0))) == 0)[test.labels == 3].float().mean() < 0.3
+    triggered = stamp(test, Patch(size=4), seeded(0))
+    turned = predict(outcome.model, triggered) == 0
+    assert turned[(test.labels == 1) | (test.labels == 2)].float().mean() < 0.3
+    assert (predict(outcome.honest, triggered) == 0)[test.labels == 3].float().mean() < 0.3
