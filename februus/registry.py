@@ -12,6 +12,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+from importlib.abc import InspectLoader
 from typing import Any, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -42,8 +43,9 @@ def available(family: str) -> tuple[str, ...]:
     """
     check_choice("family", family, FAMILIES)
     package = importlib.import_module(FAMILIES[family])
-    names = (module.name for module in pkgutil.iter_modules(package.__path__) if not module.ispkg)
-    return tuple(sorted(name.replace("_", "-") for name in names if not name.startswith("_")))
+    modules = [module for module in pkgutil.iter_modules(package.__path__) if not module.ispkg]
+    names = (module.name for module in modules if not module.name.startswith("_") and _exports_a_class(module))
+    return tuple(sorted(name.replace("_", "-") for name in names))
 
 
 def find(family: str, name: str) -> type[Any]:
@@ -115,7 +117,7 @@ def spec_of(method: Any) -> str:
     changed = (
         f"{field.name}={getattr(method, field.name)}"
         for field in dataclasses.fields(method)
-        if getattr(method, field.name) != field.default
+        if field.init and getattr(method, field.name) != field.default
     )
     return ":".join(filter(None, (name_of(method), ",".join(changed))))
 
@@ -132,6 +134,14 @@ def option_of(name: str, value: Any) -> Any:
     if not type(value).__module__.startswith(f"{FAMILIES[family]}."):
         raise mismatch(name, f"one of {', '.join(available(family))}", repr(value))
     return spec_of(value)
+
+
+def _exports_a_class(module: pkgutil.ModuleInfo) -> bool:
+    """Tell a method from a module of functions, such as `detectors.thresholds`, without importing it."""
+    found = module.module_finder.find_spec(module.name, None)
+    loader = found.loader if found else None
+    source = loader.get_source(found.name) if found and isinstance(loader, InspectLoader) else None
+    return bool(source) and re.search(r'^__all__ = \["[A-Z]', source or "", re.MULTILINE) is not None
 
 
 def _split(text: str, spec: str) -> dict[str, str]:

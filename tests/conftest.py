@@ -92,6 +92,30 @@ def toy_architecture() -> str:
     return f"{__name__}:ToyNetwork"
 
 
+def train_toy(data: Dataset, card: Card | None = None) -> Normalized:
+    """Train a toy model on ``data`` for four epochs."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Normalized(ToyNetwork(num_classes=len(CLASSES)), card=card)
+    for epoch, learning_rate in enumerate((0.02, 0.02, 0.02, 0.005)):
+        fit(model, data, LocalTraining(learning_rate=learning_rate), seeded(epoch))
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def toy_trainer() -> Callable[..., Normalized]:
+    """Give `train_toy`: ``toy_trainer(data)`` is a toy model trained on ``data``."""
+    return train_toy
+
+
+@pytest.fixture(scope="session")
+def clean_toy(toy_test: Dataset) -> Normalized:
+    """Give a toy model without a backdoor."""
+    model = train_toy(draw(600))
+    assert clean_accuracy(predict(model, toy_test), toy_test.labels).value > 0.9
+    return model
+
+
 @pytest.fixture(scope="session")
 def trained_toy(toy_test: Dataset, toy_trigger: Patch, toy_architecture: str) -> Normalized:
     """Train the toy model on poisoned pictures, and make sure that it learnt both."""
@@ -105,16 +129,11 @@ def trained_toy(toy_test: Dataset, toy_trigger: Patch, toy_architecture: str) ->
         target_label=TARGET,
         trigger={"kind": "patch", "size": toy_trigger.size},
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = Normalized(ToyNetwork(num_classes=len(CLASSES)), card=card)
-    poisoned = poison(draw(600), toy_trigger, TARGET, 0.2, seeded(2))
-    for epoch, learning_rate in enumerate((0.02, 0.02, 0.02, 0.005)):
-        fit(model, poisoned, LocalTraining(learning_rate=learning_rate), seeded(epoch))
+    model = train_toy(poison(draw(600), toy_trigger, TARGET, 0.2, seeded(2)), card)
     triggered = stamp(toy_test, toy_trigger, seeded(0))
     assert clean_accuracy(predict(model, toy_test), toy_test.labels).value > 0.9
     assert attack_success_rate(predict(model, triggered), toy_test.labels, TARGET).value > 0.9
-    return model.eval()
+    return model
 
 
 @pytest.fixture
