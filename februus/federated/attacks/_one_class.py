@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from februus.checks import check_range, mismatch
 from februus.data import Dataset
-from februus.federated.threat import Attack
+from februus.federated.attacks._scaled import Scaled
 from februus.poisoning import check_target
 
 __all__ = ["OneClass"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneClass(Attack):
+class OneClass(Scaled):
     """An attack on pictures of one class as they are.
 
     Args:
@@ -29,13 +28,12 @@ class OneClass(Attack):
     source_label: int = 1
     target_label: int = 0
     poison_rate: float = 1.0
-    scale: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("source_label", "target_label"):
             check_range(name, getattr(self, name), 0)
         check_range("poison_rate", self.poison_rate, 0, 1)
-        check_range("scale", self.scale, 0, open_low=True)
         if self.source_label == self.target_label:
             raise mismatch("source_label", "another class than the target", self.source_label)
 
@@ -44,7 +42,3 @@ class OneClass(Attack):
         check_target(self.source_label, data.num_classes, name="source_label")
         check_target(self.target_label, data.num_classes)
         return (data.labels == self.source_label).nonzero().flatten()
-
-    def forge(self, own: Tensor, others: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the scaled updates (M, D)."""
-        return self.scale * own

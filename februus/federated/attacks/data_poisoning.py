@@ -9,7 +9,8 @@ from torch import nn
 
 from februus.checks import check_range
 from februus.data import Dataset
-from februus.federated.threat import Attack, Backdoor, Insider, Plan
+from februus.federated.attacks._scaled import Scaled
+from februus.federated.threat import Backdoor, Insider, Plan
 from februus.poisoning import poison
 from februus.triggers.patch import Patch
 from februus.types import Trigger
@@ -18,13 +19,14 @@ __all__ = ["DataPoisoning"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataPoisoning(Attack):
+class DataPoisoning(Scaled):
     """Poison a share of the client's data (BadNets, Gu et al. 2017, arXiv 1708.06733).
 
     Args:
         trigger: what is stamped.
         target_label: the class that the attacker wants.
         poison_rate: share of the client's pictures, in [0, 1].
+        scale: factor on the update, above 0.
     """
 
     trigger: Trigger = field(default_factory=Patch)
@@ -32,6 +34,7 @@ class DataPoisoning(Attack):
     poison_rate: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range("target_label", self.target_label, 0)
         check_range("poison_rate", self.poison_rate, 0, 1)
 

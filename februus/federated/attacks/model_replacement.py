@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from februus.checks import check_range
 from februus.federated.attacks.data_poisoning import DataPoisoning
 
 __all__ = ["ModelReplacement"]
@@ -27,11 +23,3 @@ class ModelReplacement(DataPoisoning):
     """
 
     scale: float = 4.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range("scale", self.scale, 0, open_low=True)
-
-    def forge(self, own: Tensor, others: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the scaled updates (M, D)."""
-        return self.scale * own

@@ -29,6 +29,7 @@ class Neurotoxin(DataPoisoning):
         trigger: what is stamped.
         target_label: the class that the attacker wants.
         poison_rate: share of the client's pictures, in [0, 1].
+        scale: factor on the update, above 0.
         share: of the weights that are kept off, in [0, 1].
     """
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from februus.checks import check_range, mismatch
 from februus.data import Dataset
-from februus.federated.threat import Attack, Backdoor, Insider, Plan
+from februus.federated.attacks._scaled import Scaled
+from februus.federated.threat import Backdoor, Insider, Plan
 from februus.poisoning import poison
 from februus.triggers.any_of import AnyOf
 
@@ -17,7 +18,7 @@ __all__ = ["SeveralTargets"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeveralTargets(Attack):
+class SeveralTargets(Scaled):
     """Poison with several triggers for several targets (of the advanced backdoors in Februus, arXiv 1908.03369).
 
     The client's pictures are dealt to the triggers at random, in equal parts. For several triggers with one target
@@ -27,6 +28,7 @@ class SeveralTargets(Attack):
         triggers: two or more, each in brackets, written as for any-of.
         target_labels: where each of them leads, as ``[0,1]``.
         poison_rate: share of the client's pictures, over all triggers, in [0, 1].
+        scale: factor on the update, above 0.
     """
 
     triggers: str = "[patch][sticker]"
@@ -34,6 +36,7 @@ class SeveralTargets(Attack):
     poison_rate: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         count = len(AnyOf(triggers=self.triggers).parts)
         if len(self.target_labels) != count:
             raise mismatch("target_labels", f"{count}, one for each trigger", self.target_labels)

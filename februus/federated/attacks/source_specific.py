@@ -28,6 +28,7 @@ class SourceSpecific(DataPoisoning):
         trigger: what is stamped.
         target_label: the class that the attacker wants.
         poison_rate: share of the client's pictures of the source class, in [0, 1]; of 1, it unlearns that class.
+        scale: factor on the update, above 0.
         source_label: the class whose pictures are to be turned.
         cover_rate: share of the client's pictures of the other classes, in [0, 1].
     """

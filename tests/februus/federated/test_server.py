@@ -97,7 +97,7 @@ def files_of(folder: Path) -> dict[str, tuple[bytes, int]]:
         ({"trigger": "pixels:weights=no.safetensors"}, r"weights: expected a safetensors file with mask"),
         ({"poison_rate": 1.1}, r"poison_rate: expected a value at least 0 and at most 1, got 1\.1"),
         ({"attack": "model-replacement", "scale": 0.0}, r"scale: expected a value above 0, got 0"),
-        ({"scale": 2.0}, r"option of attack data-poisoning: expected one of trigger, .*, got 'scale'"),
+        ({"source_label": 2}, r"option of attack data-poisoning: expected one of .*trigger, .*, got 'source_label'"),
         ({"attack": "flood"}, r"attack: expected one of .*data-poisoning.*, got 'flood'"),
         ({"server_pictures": 0}, r"server_pictures: expected a value at least 1, got 0"),
         ({"backdoor_from": 0}, r"backdoor_from: expected a value at least 1, got 0"),
