@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,8 +22,9 @@ from februus.benchmark.evaluation import Row
 from februus.benchmark.evaluation import evaluate as evaluate_case
 from februus.benchmark.inpainting import draw_inpainters
 from februus.benchmark.inpainting import measure_inpainters as measure
-from februus.benchmark.report import markdown, table, write_report
+from februus.benchmark.report import markdown, table, write_benchmark, write_report
 from februus.benchmark.speed import compare_batched, compare_round, measure_rounds
+from februus.benchmark.suite import draw_case, read_suite, run_suite, takes_inpainter
 from februus.benchmark.zoo import Recipe, plan, tables, train_zoo
 from februus.checks import check_range, mismatch
 from februus.data import Dataset, Source, load
@@ -34,13 +36,13 @@ from februus.federated.population import Engine
 from februus.files import output_folder, write_file, write_json
 from februus.models import Normalized, build
 from februus.models import load as load_model
-from februus.panel import draw_panel
-from februus.poisoning import stamp
 from februus.presets.verified import PARTS
+from februus.priors import scan as scan_model
 from februus.progress import console, progress
 from februus.purifier import Purifier
 from februus.sanitizing import Record, check_output, find_pictures, read_picture
 from februus.sanitizing import sanitize as sanitize_pictures
+from februus.scanning import Service, draw_scan, observe
 from februus.seeds import seeded
 from februus.training.inpainting import InpainterTraining
 from februus.training.inpainting import train_inpainter as train_completion
@@ -115,18 +117,21 @@ class PurifierOptions:
     Args:
         preset: verified, which touches only proven triggers, or paper, the published recipe; with options, as
             verified:false_positive_rate=0.01 or paper:threshold=0.8.
-        inpainter: biharmonic, gan, mean-fill, navier-stokes or telea; options as gan:weights=FILE.
+        inpainter: biharmonic, gan, mean-fill, navier-stokes or telea; options as gan:weights=FILE; the preset's where
+            not given.
         reference: clean pictures of the kind that the model sees, from which verified takes its thresholds: a folder of
             pictures, or a data set as train takes it; the card's where that is signs.
         references: how many of them, drawn at random.
-        purifier: folder that calibrate wrote; it stands for the four options above.
+        prior: file that scan wrote of a backdoor in the model, for verified.
+        purifier: folder that calibrate wrote; it stands for the five options above.
         batch_size: pictures that are worked on at once.
     """
 
     preset: str = "verified"
-    inpainter: str = "gan"
+    inpainter: str | None = None
     reference: str | None = None
     references: int = REFERENCES
+    prior: Path | None = None
     purifier: Path | None = None
     batch_size: int = 256
 
@@ -134,13 +139,21 @@ class PurifierOptions:
         """Make the purifier, or read the one that was kept."""
         if self.purifier is not None:
             return Purifier.load(self.purifier, model)
+        chosen = {"inpainter": self.inpainter, "prior": None if self.prior is None else str(self.prior)}
+        return Purifier.for_model(
+            model,
+            self.read_reference(model, size),
+            preset=self.preset,
+            batch_size=self.batch_size,
+            **{name: value for name, value in chosen.items() if value is not None},
+        )
+
+    def read_reference(self, model: Normalized, size: PictureSize) -> Tensor | None:
+        """Read the clean pictures, where the model lies; None where none were named and the card's are not drawn."""
         source = self.reference
         if source is None and model.card is not None and model.card.dataset == "signs":
             source = "signs"
-        reference = None if source is None else self._read(source, size).to(next(model.parameters()).device)
-        return Purifier.for_model(
-            model, reference, preset=self.preset, inpainter=self.inpainter, batch_size=self.batch_size
-        )
+        return None if source is None else self._read(source, size).to(next(model.parameters()).device)
 
     def _read(self, source: str, size: PictureSize) -> Tensor:
         check_range("references", self.references, 1)
@@ -184,7 +197,7 @@ def demo(*, output: Path = Path("februus-demo"), seed: int = 0, device: str = "a
         "Now each picture passes the purifier before the model sees it: 'paper' is the published recipe, 'verified' "
         "touches only what is proven to be a trigger."
     )
-    rows = _evaluate(case, ["paper", "verified"], output, inpainter="gan", batch_size=256, seed=seed)
+    rows = _evaluate(case, ["paper", "verified"], output, inpainter=None, batch_size=256, seed=seed)
     write_report(output / "report.json", rows, seed=seed)
     console.print(table(rows))
     console.print(f"wrote {output}", soft_wrap=True)
@@ -367,11 +380,69 @@ def explain(picture: Path, model: ModelOptions, purifier: PurifierOptions, *, ou
     console.print(f"wrote {output}", soft_wrap=True)
 
 
+def scan(
+    model: ModelOptions,
+    purifier: PurifierOptions,
+    *,
+    pictures: Path | None = None,
+    output: Path,
+) -> None:
+    """Look for a backdoor in a model, and in pictures that it was asked about in service.
+
+    Args:
+        model: the classifier.
+        purifier: how the pictures are purified; its reference is what the model is tried on.
+        pictures: a folder of pictures that were seen in service.
+        output: folder of scan.json, scan.png and, where a class is suspected, prior.safetensors for the option prior;
+            where the pictures have a trigger in common, trigger.safetensors, for the trigger pixels:weights=FILE.
+    """
+    output_folder(output)
+    loaded = model.load()
+    size = model.picture_size(loaded)
+    reference = purifier.read_reference(loaded, size)
+    if reference is None:
+        raise mismatch("reference", "clean pictures to try the model on", "none")
+    paths = [] if pictures is None else find_pictures(pictures)
+    with console.status("looking for the smallest trigger of each class"):
+        found = scan_model(loaded, reference)
+    classes = loaded.card.classes if loaded.card else ()
+
+    def named(label: int) -> str:
+        return f"{label} ({classes[label]})" if classes else str(label)
+
+    facts: dict[str, Any] = {
+        "anomaly_indices": found.indices.tolist(),
+        "norms": found.triggers.norms.tolist(),
+        "success": found.triggers.success.tolist(),
+        "suspects": list(found.suspects),
+    }
+    if found.prior is None:
+        console.print("no class is suspected: none is reached by a much smaller trigger than the others")
+    else:
+        found.prior.save(output / "prior.safetensors")
+        suspects = ", ".join(f"{named(label)}, index {found.indices[label]:.1f}" for label in found.suspects)
+        console.print(f"suspected: {suspects}")
+    service = None
+    if paths:
+        seen = torch.stack([read_picture(path, **size) for path in paths]).to(reference.device)
+        service = observe(purifier.build(loaded, size), seen, reference)
+        facts["service"] = _service_facts(service)
+        console.print(f"flagged {service.flagged.count} of {service.flagged.total} pictures")
+        if service.suspect is not None:
+            console.print(f"most of them were taken for class {named(service.suspect)}: {service.taken}")
+        if service.trigger is not None:
+            service.trigger.save(output / "trigger.safetensors")
+            console.print(f"what they have in common leads reference pictures there: {service.success}")
+    write_json(output / "scan.json", facts)
+    draw_scan(output / "scan.png", found, service, classes)
+    console.print(f"wrote {output}", soft_wrap=True)
+
+
 def evaluate(
     model: ModelOptions,
     *,
     presets: list[str] = ["paper", "verified"],  # noqa: B006
-    inpainter: str = "gan",
+    inpainter: str | None = None,
     batch_size: int = 256,
     data: str | None = None,
     split: str = "test",
@@ -391,7 +462,8 @@ def evaluate(
         model: the classifier, or a folder of checkpoints, each of which is called by its path in it. One with several
             backdoors is measured for each of them.
         presets: of the purifier, side by side; with options, as '[paper:threshold=0.8, verified]'.
-        inpainter: what restores regions, as gan, telea or gan:weights=FILE.
+        inpainter: what the presets that restore regions do it with, as gan, telea or gan:weights=FILE; theirs where
+            not given.
         batch_size: pictures that are worked on at once.
         data: pictures: signs, a folder, a torchvision or a Hugging Face data set, or a folder that holds the card's
             data set under its name; the card's where not given.
@@ -453,6 +525,43 @@ def ablate(
     plainer = ["verified:localizer=grad-cam", "verified:inpainter=mean-fill"]
     presets = ["verified", *parts, *plainer]
     evaluate(model, presets=presets, data=data, pictures=pictures, references=references, seed=seed, output=output)
+
+
+def bench(
+    *,
+    suite: str = "smoke",
+    checkpoints: list[str] | None = None,
+    data: str | None = None,
+    pictures: int | None = None,
+    output: Path = Path("februus-bench"),
+    jobs: int | None = None,
+) -> int:
+    """Measure every defense of a suite on every checkpoint, and write a report; the exit code is 1 where one failed.
+
+    Args:
+        suite: a YAML file, or a suite that ships: smoke, standard or full.
+        checkpoints: folders that stand for those of the suite.
+        data: pictures that stand for those of the suite.
+        pictures: how many are scored of each checkpoint, where not as many as the suite says.
+        output: folder of report.html, report.md, report.csv and report.json; the same command goes on where it was
+            stopped.
+        jobs: processes at once; as many as there are cores where not given.
+    """
+    chosen = read_suite(suite, checkpoints=checkpoints, data=data, pictures=pictures)
+    output_folder(output)
+    with progress() as bars:
+        bar = bars.add_task(suite, total=None)
+        report = run_suite(
+            chosen,
+            output,
+            jobs=jobs or os.cpu_count() or 1,
+            on_unit=lambda done, total: bars.update(bar, completed=done, total=total),
+        )
+    write_benchmark(output, report)
+    for name, reason in report["failed"].items():
+        console.print(f"failed {name}: {reason}", style="red", soft_wrap=True)
+    console.print(f"wrote {output / 'report.html'}", soft_wrap=True)
+    return 1 if report["failed"] else 0
 
 
 def measure_inpainters(
@@ -705,6 +814,16 @@ def _train(
         )
 
 
+def _service_facts(service: Service) -> dict[str, Any]:
+    rates = {"flagged": service.flagged, "taken": service.taken, "success": service.success}
+    told = {
+        name: {"count": rate.count, "total": rate.total, "value": rate.value, "interval": list(rate.interval)}
+        for name, rate in rates.items()
+        if rate is not None
+    }
+    return {"suspect": service.suspect, **told}
+
+
 def _round_line(row: dict[str, Any], rounds: int) -> str:
     line = f"round {row['round']:>3}/{rounds}  loss {row['loss']:.3f}  CA {row['clean_accuracy']['value']:.3f}"
     if "attack_success_rate" in row:
@@ -724,12 +843,12 @@ def _checkpoints(model: ModelOptions) -> list[tuple[str | None, ModelOptions]]:
 
 
 def _evaluate(
-    case: Case, presets: Sequence[str], output: Path, *, inpainter: str, batch_size: int, seed: int
+    case: Case, presets: Sequence[str], output: Path, *, inpainter: str | None, batch_size: int, seed: int
 ) -> list[Row]:
     output_folder(output)
     purifiers = {}
     for preset in presets:
-        options = {} if "inpainter=" in preset else {"inpainter": inpainter}
+        options = {"inpainter": inpainter} if inpainter and takes_inpainter(preset) else {}
         purifiers[preset] = Purifier.for_model(
             case.model, case.reference, preset=preset, batch_size=batch_size, **options
         )
@@ -740,22 +859,12 @@ def _evaluate(
     for preset, purifier in purifiers.items():
         # Two signs where a path goes on, so that a/b and a-b differ.
         name = re.sub("[^A-Za-z0-9#-]+", "-", f"{case.name} {preset}".replace("/", "--"))
-        _draw_case(case, purifier, output / f"{name}.png", seed=seed)
+        draw_case(case, purifier, output / f"{name}.png", pictures=PANEL_ROWS, seed=seed)
     return rows
 
 
 def _write_text(text: str, path: Path) -> None:
     path.write_text(text)
-
-
-def _draw_case(case: Case, purifier: Purifier, path: Path, *, seed: int) -> None:
-    """Draw pictures on which the attack counts: those of other classes, with the trigger where there is one."""
-    chosen = case.victims.take(PANEL_ROWS, seeded(seed))
-    if case.trigger is not None:
-        chosen = stamp(chosen, case.trigger, seeded(seed))
-    images = chosen.floats().to(next(case.model.parameters()).device)
-    first = "clean" if case.trigger is None else "triggered"
-    draw_panel(path, images, purifier(images), case.test.classes, first_column=first)
 
 
 def _device(name: str) -> str:
@@ -778,7 +887,9 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "calibrate": calibrate,
     "sanitize": sanitize,
     "explain": explain,
+    "scan": scan,
     "evaluate": evaluate,
+    "bench": bench,
     "ablate": ablate,
     "zoo": zoo,
     "measure-inpainters": measure_inpainters,

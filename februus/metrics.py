@@ -1,4 +1,4 @@
-"""Rates with their denominators, what a defense adds to them, and the quality of restored pictures.
+"""Rates with their denominators, what a defense adds to them, how well scores tell, and how good restorations are.
 
 Every rate is a count over a total with a Wilson 95 % interval (Wilson 1927), every difference of two rates a count of
 pictures that changed sides. The attack success rate counts only pictures whose true label is not the target, before
@@ -7,24 +7,34 @@ and after alike.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
+from scipy.optimize import brentq
+from scipy.stats import binomtest, rankdata
+from scipy.stats import t as student
 from skimage.metrics import structural_similarity
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from februus.checks import check_images, check_labels, check_masks, mismatch
+from februus.checks import check_images, check_labels, check_masks, check_range, mismatch
 
 __all__ = [
+    "Auroc",
+    "Detection",
     "Difference",
+    "Mean",
     "Rate",
     "attack_success_rate",
+    "auroc",
     "clean_accuracy",
     "clean_accuracy_loss",
+    "defense_effectiveness_rating",
+    "detection",
     "excess_attack_success_rate",
     "flops",
     "gradient_energy",
@@ -32,6 +42,7 @@ __all__ = [
     "recovered_accuracy",
     "recovered_accuracy_loss",
     "structural_similarity_inside",
+    "true_positive_rate",
 ]
 
 # Half the width of a 95 % interval in standard errors.
@@ -105,6 +116,107 @@ class Difference:
     def __str__(self) -> str:
         low, high = self.interval
         return f"{self.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+@dataclass(frozen=True)
+class Auroc:
+    """The area under the ROC curve: how often a triggered picture scores above a clean one, a tie counting half.
+
+    The 95 % interval is that of Newcombe (2006, Statistics in Medicine 25, 559, method 5): it inverts the variance of
+    Hanley and McNeil (1982) as Wilson's does a rate's, so that it stays in [0, 1] and has a width at 0 and 1 as well.
+
+    Args:
+        value: the area, NaN where there are no pictures of either kind.
+        clean: how many pictures are clean.
+        triggered: how many are not.
+
+    >>> str(Auroc(0.9, 50, 50))
+    '0.900 [0.816, 0.946]'
+    """
+
+    value: float
+    clean: int
+    triggered: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval, (0, 1) where there are no pictures of either kind."""
+        if not self.clean or not self.triggered:
+            return 0.0, 1.0
+        return self._lowest(self.value), 1 - self._lowest(1 - self.value)
+
+    def _lowest(self, value: float) -> float:
+        """Return the least area whose interval still reaches ``value``."""
+        others = (self.clean + self.triggered) / 2 - 1
+
+        def beyond(area: float) -> float:
+            spread = 1 + others * ((1 - area) / (2 - area) + area / (1 + area))
+            variance = area * (1 - area) * spread / (self.clean * self.triggered)
+            return (value - area) ** 2 - NORMAL_QUANTILE**2 * variance
+
+        # An area of 1 has no variance, and no interval but itself.
+        return float(brentq(beyond, 0.0, min(value, 1 - 1e-9))) if value > 0 else 0.0
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How well scores tell triggered pictures from clean ones.
+
+    Args:
+        auroc: at all thresholds.
+        tpr_at_1_percent: the share of triggered pictures above the threshold that 1 % of the clean ones exceed.
+        tpr_at_5_percent: likewise.
+    """
+
+    auroc: Auroc
+    tpr_at_1_percent: Rate
+    tpr_at_5_percent: Rate
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of a figure over pictures, with Student's 95 % interval.
+
+    Args:
+        value: the mean.
+        deviation: the sample's standard deviation, 0 of one picture.
+        total: pictures, at least 1.
+
+    >>> Mean.of(torch.tensor([1.0, 2.0, 3.0]))
+    Mean(value=2.0, deviation=1.0, total=3)
+    >>> str(Mean(2.0, 1.0, 3))
+    '2.000 [-0.484, 4.484]'
+    """
+
+    value: float
+    deviation: float
+    total: int
+
+    @classmethod
+    def of(cls, values: Tensor) -> Mean | None:
+        """Return the mean of ``values`` (N,), None of none."""
+        if not len(values):
+            return None
+        exact = values.double()
+        return cls(exact.mean().item(), exact.std().item() if len(exact) > 1 else 0.0, len(exact))
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval; one picture has none."""
+        if self.total < 2:
+            return None
+        half = float(student.ppf(0.975, self.total - 1)) * self.deviation / math.sqrt(self.total)
+        return self.value - half, self.value + half
+
+    def __str__(self) -> str:
+        if self.interval is None:
+            return f"{self.value:.3f}"
+        low, high = self.interval
+        return f"{self.value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def clean_accuracy(predictions: Tensor, labels: Tensor) -> Rate:
@@ -197,6 +309,94 @@ def recovered_accuracy_loss(
     _check_predictions(predictions, clean_predictions, labels)
     others = labels != target_label
     return clean_accuracy_loss(predictions[others], clean_predictions[others], labels[others])
+
+
+def defense_effectiveness_rating(asr_before: Rate, asr_after: Rate, ca_before: Rate, ca_after: Rate) -> float:
+    """DER: what a defense takes from the attack, less what it takes from the model (Zhu et al. 2023, arXiv 2304.11823).
+
+    ``(max(0, loss of ASR) - max(0, loss of CA) + 1) / 2``.
+
+    Returns:
+        a number in [0, 1]: 1 where the attack is gone and the model as good as before, 0.5 where nothing changed.
+
+    >>> defense_effectiveness_rating(Rate(100, 100), Rate(10, 100), Rate(90, 100), Rate(80, 100))
+    0.9
+    """
+    attack, accuracy = asr_before.value - asr_after.value, ca_before.value - ca_after.value
+    return (max(0.0, attack) - max(0.0, accuracy) + 1) / 2
+
+
+def auroc(scores: Tensor, truth: Tensor) -> Auroc:
+    """Return the area under the ROC curve of ``scores``.
+
+    Args:
+        scores: how suspicious pictures are (N,), higher is more suspicious; infinite ones are in order.
+        truth: which of them are triggered (N,), bool.
+
+    Raises:
+        ValueError: if the two do not fit, or a score is NaN.
+
+    >>> auroc(torch.tensor([0.1, 0.4, 0.4, 0.9]), torch.tensor([False, False, True, True])).value
+    0.875
+    """
+    _check_scores(scores, truth)
+    triggered = int(truth.sum())
+    clean = len(truth) - triggered
+    # Ranks have the same curve, and are finite.
+    value = roc_auc_score(truth.cpu(), rankdata(scores.cpu())) if clean and triggered else math.nan
+    return Auroc(float(value), clean, triggered)
+
+
+def true_positive_rate(scores: Tensor, truth: Tensor, *, false_positive_rate: float) -> Rate:
+    """TPR at a FPR: the share of triggered pictures above the lowest score that few enough clean ones exceed.
+
+    Among pictures of one score no threshold can tell: they all count as below it, so that the false-positive rate is
+    at most, and with ties less than, the stated one.
+
+    Args:
+        scores: how suspicious pictures are (N,), higher is more suspicious.
+        truth: which of them are triggered (N,), bool.
+        false_positive_rate: share of the clean pictures that may score above the threshold, in [0, 1).
+
+    Returns:
+        a count over the triggered pictures; of nothing where no picture is clean.
+
+    Raises:
+        ValueError: if the arguments do not fit, or a score is NaN.
+
+    >>> scores, truth = torch.arange(6.0), torch.tensor([False, True, False, True, False, True])
+    >>> true_positive_rate(scores, truth, false_positive_rate=0.4)
+    Rate(count=2, total=3)
+    """
+    _check_scores(scores, truth)
+    check_range("false_positive_rate", false_positive_rate, 0, 0.999999)
+    clean, triggered = scores[~truth], scores[truth]
+    if not len(clean):
+        return Rate(0, 0)
+    # A trifle is left to rounding, so that 29 % of 100 are 29.
+    allowed = int(len(clean) * false_positive_rate + 1e-9)
+    threshold = clean.sort(descending=True).values[allowed]
+    return Rate(int((triggered > threshold).sum()), len(triggered))
+
+
+def detection(scores: Tensor, truth: Tensor) -> Detection:
+    """Return how well ``scores`` (N,) tell which pictures are triggered, ``truth`` (N,), bool.
+
+    Raises:
+        ValueError: if the two do not fit, or a score is NaN.
+    """
+    return Detection(
+        auroc=auroc(scores, truth),
+        tpr_at_1_percent=true_positive_rate(scores, truth, false_positive_rate=0.01),
+        tpr_at_5_percent=true_positive_rate(scores, truth, false_positive_rate=0.05),
+    )
+
+
+def _check_scores(scores: Tensor, truth: Tensor) -> None:
+    if truth.dtype != torch.bool or truth.ndim != 1:
+        raise mismatch("truth", "bool (N,)", f"{truth.dtype} {tuple(truth.shape)}")
+    if scores.shape != truth.shape or not scores.is_floating_point() or scores.isnan().any():
+        raise mismatch("scores", f"numbers ({len(truth)},), none of them NaN", f"{tuple(scores.shape)} or others")
 
 
 def _check_predictions(predictions: Tensor, clean_predictions: Tensor, labels: Tensor) -> None:

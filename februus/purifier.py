@@ -41,8 +41,8 @@ class Purifier:
         return f"Purifier({self.preset!r}, batch_size={self.batch_size})"
 
     @property
-    def inpainter(self) -> Inpainter:
-        """What restores regions."""
+    def inpainter(self) -> Inpainter | None:
+        """What restores regions; None where the preset restores none."""
         return self.preset.inpainter
 
     @classmethod

@@ -85,7 +85,7 @@ class Purified:
         masks: what was restored (N, 1, H, W), 1 = restored; all 0 where nothing was, all 1 where the whole picture was.
         logits_before: the model's answer to the pictures as they came (N, C).
         logits: its answer to the sanitized pictures (N, C).
-        labels: the class of ``logits`` (N,).
+        labels: the class of ``logits`` (N,); no class, -1, where a defense refuses to answer.
         flagged: whether a picture is suspected of a trigger (N,), bool.
         scores: how suspicious it is (N,), higher is more suspicious.
         stages: the last stage each picture went through, one of `locate`, `remove`, `restore`, `verify`, `classify`.
@@ -106,8 +106,8 @@ class Preset(Protocol):
     """A way of pictures through the purifier."""
 
     @property
-    def inpainter(self) -> Inpainter:
-        """What restores regions."""
+    def inpainter(self) -> Inpainter | None:
+        """What restores regions; None where it restores none."""
         ...
 
     def fit(self, model: nn.Module, reference: Tensor | None, *, batch_size: int) -> Self:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
@@ -15,10 +18,16 @@ from rich.table import Table
 from rich.text import Text
 
 from februus.benchmark.evaluation import ORACLE, Row
-from februus.files import write_json
-from februus.metrics import Difference, Rate
+from februus.benchmark.leaderboard import Pair, Standing, compare, leaderboard, method_of
+from februus.benchmark.page import COMPARISON_NOTE, GLOSSARY, LEADERBOARD_NOTE, draw_page
+from februus.benchmark.sheets import exceptions, figures, standings, verdicts
+from februus.files import write_file, write_json
+from februus.metrics import Auroc, Difference, Mean, Rate
 
-__all__ = ["markdown", "table", "write_report"]
+__all__ = ["markdown", "table", "write_benchmark", "write_report"]
+
+# The preset whose promise the comparison tests.
+COMPARED = "verified"
 
 # Headings, and what they mean.
 COLUMNS = {
@@ -45,7 +54,7 @@ def table(rows: Sequence[Row]) -> Table:
     column. The table is made for 100 columns or more; in 80 intervals wrap.
     """
     lines = [(row, kind, _figures(row, kind)) for row in rows for kind in KINDS if KINDS[kind][0] in row.rates]
-    shown = [heading for heading in COLUMNS if any(figures[heading] for *_, figures in lines)]
+    shown = [heading for heading in COLUMNS if any(cells[heading] for *_, cells in lines)]
     notes = ["", "Under a figure: its 95 % interval.", *(COLUMNS[heading] for heading in shown)]
     if any(row.preset.startswith(ORACLE) for row in rows):
         notes.append("oracle: exactly the pixels that the trigger changed are restored")
@@ -62,30 +71,108 @@ def table(rows: Sequence[Row]) -> Table:
         drawn.add_column(heading, no_wrap=heading in NARROW)
     for name, of_case in groupby(lines, lambda line: line[0].name):
         drawn.add_row(Text(name, style="bold"))
-        for row, kind, figures in of_case:
+        for row, kind, cells in of_case:
             label = Padding(Text(f"{row.preset} {kind}"), (0, 0, 0, 1))
-            drawn.add_row(label, *(figures[heading] for heading in shown))
+            drawn.add_row(label, *(cells[heading] for heading in shown))
         drawn.add_section()
     return drawn
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """Return rows as a table of GitHub's Markdown, a line each, with 95 % intervals."""
-    lines = [_line(row) for row in rows]
-    shown = [heading for heading in lines[0] if any(line[heading] for line in lines)] if lines else []
-    cells = [shown, ["---"] * len(shown), *([line[heading] for heading in shown] for line in lines)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in cells)
+    return figures(rows).markdown
 
 
 def write_report(path: Path, rows: Sequence[Row], **facts: Any) -> None:
     """Write ``report.json``: the cases, the command, the versions and ``facts``."""
-    report = {
+    write_json(path, {**_origin(), **facts, "cases": [row.to_dict() for row in rows]})
+
+
+def write_benchmark(output: Path, report: Mapping[str, Any]) -> None:
+    """Write what a benchmark found: ``report.json``, ``report.csv``, ``report.md`` and ``report.html``.
+
+    The page is one file, which holds the pictures of the cases and asks no network for anything.
+
+    Args:
+        output: the folder; its ``cases`` holds the pictures.
+        report: what `februus.benchmark.suite.run_suite` returned.
+
+    Raises:
+        ValueError: if a file cannot be written.
+    """
+    whole = {**_origin(), **report}
+    board = leaderboard(whole["rows"])
+    pairs = {
+        standing.preset: found
+        for standing in board
+        if method_of(standing.preset) == COMPARED and (found := compare(whole["rows"], standing.preset))
+    }
+    write_json(output / "report.json", whole)
+    texts = {
+        "report.csv": _comma_separated(whole["rows"]),
+        "report.md": _told(whole, board, pairs),
+        "report.html": draw_page(whole, board, pairs, output / "cases"),
+    }
+    for name, text in texts.items():
+        write_file(output / name, partial(_write, text))
+
+
+def _write(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _origin() -> dict[str, Any]:
+    """Return what the figures come of."""
+    return {
         "command": " ".join(["februus", *sys.argv[1:]]),
         "versions": {name: version(name) for name in ("februus", "torch", "torchvision", "captum")},
-        **facts,
-        "cases": [row.to_dict() for row in rows],
     }
-    write_json(path, report)
+
+
+def _comma_separated(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a line a row: each figure, what it is made of, and the ends of its interval."""
+    lines = [_flat(row) for row in rows]
+    # The row with the most figures has them all in their order; others, as those of clean models, lack some.
+    columns = dict.fromkeys(column for line in sorted(lines, key=len, reverse=True) for column in line)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    flat = {"case": row["name"], "preset": row["preset"], "seed": row["seed"]}
+    read = Row.from_dict(row)
+    detection = vars(read.detection) if read.detection else {}
+    for name, figure in {**read.rates, **read.differences, **detection, **vars(read)}.items():
+        if isinstance(figure, Rate | Difference | Auroc | Mean):
+            parts = {f"{name}_{part}": value for part, value in vars(figure).items() if part != "value"}
+            low, high = figure.interval or (None, None)
+            flat |= {name: figure.value, **parts, f"{name}_low": low, f"{name}_high": high}
+        elif isinstance(figure, int | float):
+            flat[name] = figure
+    return flat | {"picture": row["picture"], "settings": row["settings"]}
+
+
+def _told(report: Mapping[str, Any], board: Sequence[Standing], pairs: Mapping[str, Sequence[Pair]]) -> str:
+    """Return the whole as Markdown."""
+    rows = sorted(report["rows"], key=lambda row: (row["name"], row["seed"]))
+    told = ["# Benchmark\n", "## Leaderboard\n"]
+    told += [LEADERBOARD_NOTE, standings(board).markdown] if board else ["Nothing was measured.\n"]
+    for preset, found in pairs.items():
+        told += [f"## {preset} against the others\n", COMPARISON_NOTE, verdicts(found).markdown]
+        behind = exceptions(found)
+        told += ["Where it is behind:\n", behind.markdown] if behind.lines else ["It is nowhere behind.\n"]
+    if rows:
+        everything = figures([Row.from_dict(row) for row in rows], [row["seed"] for row in rows])
+        told += ["## Case by case\n", everything.markdown]
+    if report["failed"]:
+        told += ["## Not measured\n", "".join(f"- {name}: {why}\n" for name, why in report["failed"].items())]
+    told += ["## What the figures mean\n", "".join(f"- {name}: {meaning}\n" for name, meaning in GLOSSARY.items())]
+    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
+    told += ["## How it was made\n", f"`{report['command']}` with {versions}.\n"]
+    return "\n".join(told)
 
 
 def _figures(row: Row, kind: str) -> dict[str, str]:
@@ -106,30 +193,6 @@ def _figures(row: Row, kind: str) -> dict[str, str]:
         _milliseconds(row, kind),
     )
     return dict(zip(COLUMNS, cells, strict=True))
-
-
-def _line(row: Row) -> dict[str, str]:
-    """Return the cells of a line of Markdown by their headings, empty where nothing was measured."""
-    rates = {name: str(rate) for name, rate in row.rates.items()}
-    differences = {name: str(difference) for name, difference in row.differences.items()}
-    return {
-        "case": row.name.replace("|", r"\|"),
-        "preset": row.preset.replace("|", r"\|"),
-        "CA before": rates["clean_accuracy_before"],
-        "CA": rates["clean_accuracy_after"],
-        "CA loss": differences["clean_accuracy_loss"],
-        "ASR before": rates.get("attack_success_rate_before", ""),
-        "ASR": rates.get("attack_success_rate_after", ""),
-        "excess ASR": differences.get("excess_attack_success_rate", ""),
-        "RA": rates.get("recovered_accuracy", ""),
-        "RA loss": differences.get("recovered_accuracy_loss", ""),
-        "flagged, clean": rates["flagged_clean"],
-        "flagged, triggered": rates.get("flagged_triggered", ""),
-        "FLOPs, clean": _flops(row, "clean"),
-        "FLOPs, triggered": _flops(row, "triggered"),
-        "ms, clean": _milliseconds(row, "clean"),
-        "ms, triggered": _milliseconds(row, "triggered"),
-    }
 
 
 def _signed(difference: Difference) -> str:

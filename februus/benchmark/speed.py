@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
 from multiprocessing import get_context
-from threading import Event, Thread
 from typing import Any
 
-import psutil
 import torch
 from torch.nn import functional as F
 
+from februus.benchmark.memory import held_by_all, memories
 from februus.data import Dataset, Source
 from februus.federated.client import State, read_state
 from februus.federated.engines.local import Local
@@ -28,9 +26,6 @@ from februus.seeds import seeded
 from februus.types import Aggregator, Context
 
 __all__ = ["compare_batched", "compare_round", "measure_rounds"]
-
-# Seconds between two looks at the memory.
-PAUSE = 0.02
 
 
 def compare_batched(purifier: Purifier, data: Dataset, *, repeats: int = 3) -> dict[str, Any]:
@@ -102,7 +97,7 @@ def _run_rounds(settings: Federation, source: Source, engine: str, rounds: int, 
     data = source.load("train")
     model = _workspace(settings, data)
     aggregator = create("aggregators", settings.aggregator)
-    state, before = read_state(model), _memory()
+    state, before = read_state(model), held_by_all()
     with create("engines", engine).open(settings.populate(data, data), model) as run:
 
         def work(number: int) -> float:
@@ -112,7 +107,7 @@ def _run_rounds(settings: Federation, source: Source, engine: str, rounds: int, 
             return time.perf_counter() - start
 
         first, *seconds = (work(number) for number in range(1, rounds + 2))
-        with _memories() as seen:
+        with memories(held_by_all) as seen:
             work(rounds + 2)
     return {
         "engine": engine,
@@ -141,37 +136,6 @@ def _work(run: Runner, state: State, settings: Federation, aggregator: Aggregato
     updates = list(run(state, clients, settings.local_training(1), round_number=number, attacked=False))
     context = Context(generator=seeded(settings.seed, number), clients=clients)
     return aggregate(state, updates, aggregator, context)
-
-
-@contextmanager
-def _memories() -> Iterator[list[int]]:
-    """Give what this process and those that it started hold, in bytes, again and again until the end."""
-    seen, done = [_memory()], Event()
-
-    def look() -> None:
-        while not done.wait(PAUSE):
-            seen.append(_memory())
-
-    watcher = Thread(target=look)
-    watcher.start()
-    try:
-        yield seen
-    finally:
-        done.set()
-        watcher.join()
-
-
-def _memory() -> int:
-    """Return the bytes that this process and those that it started hold."""
-    this, own, shared = psutil.Process(), 0, 0
-    for process in (this, *this.children(recursive=True)):
-        # It may end in between.
-        with suppress(psutil.NoSuchProcess):
-            info = process.memory_info()
-            # Libraries, and pictures that are mapped from a file, are there once for all of them.
-            common = getattr(info, "shared", 0)
-            own, shared = own + info.rss - common, max(shared, common)
-    return own + shared
 
 
 def _ratio(work: Callable[[], None], other: Callable[[], object], repeats: int, **facts: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+from februus.benchmark.sheets import markdown_table
 from februus.checks import check_choice, mismatch
 from februus.data import Dataset, Source
 from februus.federated import Federation
@@ -337,9 +338,7 @@ def _spans(entries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
 
 def _markdown(index: Mapping[str, Any]) -> str:
     drawn = [NOTE]
-    for headings, *lines in tables(index):
-        cells = [headings, ["---"] * len(headings), *lines]
-        drawn.append("".join(f"| {' | '.join(line)} |\n" for line in cells))
+    drawn += [markdown_table(lines) for lines in tables(index)]
     if index["missing"]:
         drawn.append(f"Not trained: {', '.join(index['missing'])}.\n")
     return "\n".join(drawn)

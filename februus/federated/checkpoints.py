@@ -114,6 +114,9 @@ def resume(output: Path, card: Card) -> list[dict[str, Any]]:
     """Return the rounds that a folder of the same run already has."""
     there = read_card(output)
     expected, found = card.to_dict(), there.to_dict()
+    if "federation" in found:
+        # Cards written before there were detectors do not tell of one.
+        found["federation"] = {"detector": None, **found["federation"]}
     differing = [
         key for key in expected if key not in ("name", "versions", "source") and expected[key] != found.get(key)
     ]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detectors import UpdateDetector
 from februus import registry
 from februus.checks import mismatch
 from februus.data import Dataset
@@ -28,7 +29,7 @@ from februus.seeds import seeded
 from februus.training.classifier import LocalTraining, predict
 from februus.types import Aggregator, Context
 
-__all__ = ["aggregate", "forge", "screen", "train"]
+__all__ = ["aggregate", "forge", "inspect", "screen", "train"]
 
 # What the keys of `seeded` mean that are neither round nor client.
 STAMPING, ROOT, FORGING = 1_000_002, 1_000_005, 1_000_006
@@ -89,6 +90,7 @@ def train(
         copy_files(attack, output)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     aggregator = registry.create("aggregators", settings.aggregator)
+    detector = settings.make_detector()
     # Drawn from everybody's pictures, as FLTrust's authors do.
     root = data.take(settings.server_pictures, seeded(settings.seed, ROOT))
     state = read_state(model)
@@ -106,6 +108,9 @@ def train(
                 rejected |= worthless
             if not received:
                 raise mismatch("updates", "at least one that can be used", rejected or "no answer from any client")
+            received, judged = inspect(received, detector) if detector else (received, {})
+            if not received:
+                raise mismatch("updates", "at least one that is not suspected", judged["scores"])
             train_root = partial(_root_update, model, state, root, local, seeded(settings.seed, round_number, ROOT))
             context = Context(
                 generator=seeded(settings.seed, round_number),
@@ -123,6 +128,7 @@ def train(
                 "clients": list(clients),
                 "attackers": attackers,
                 "rejected": {str(client): reason for client, reason in rejected.items()},
+                **judged,
                 "missing": sorted(set(clients).difference(update.client for update in sent)),
                 "loss": sum(update.loss * update.count for update in received) / pictures,
                 **_measure(model, test, goal),
@@ -188,6 +194,16 @@ def forge(
         row.copy_(changes[client][: len(row)])
     forged = dict(zip(own, attack.forge(learnt, seen, generator), strict=True))
     return [replace(update, change=forged.get(update.client, update.change)) for update in updates]
+
+
+def inspect(updates: Sequence[Update], detector: UpdateDetector) -> tuple[list[Update], dict[str, Any]]:
+    """Return the updates that ``detector`` does not suspect, and for the history the suspected and all scores."""
+    scores = detector.score(torch.stack([update.change for update in updates]))
+    suspected = dict(zip((update.client for update in updates), detector.decide(scores).tolist(), strict=True))
+    return [update for update in updates if not suspected[update.client]], {
+        "suspected": [client for client, suspect in suspected.items() if suspect],
+        "scores": dict(zip(map(str, suspected), scores.tolist(), strict=True)),
+    }
 
 
 def aggregate(state: State, updates: Sequence[Update], aggregator: Aggregator, context: Context) -> State:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from detectors import UpdateDetector
 from februus import registry
 from februus.checks import check_range, mismatch
 from februus.data import Dataset
@@ -43,6 +44,8 @@ class Federation:
         flip: whether clients mirror half of their pictures, left to right.
         shift: how far clients move their pictures at most, as a share of their side in [0, 0.5].
         aggregator: how updates become one, a method of the family aggregators.
+        detector: what the server suspects updates by and leaves them out, a method of the family detectors that judges
+            updates; none where not given.
         server_pictures: training pictures that the server holds itself, for aggregators that train a root update.
         attack: what malicious clients do, a method of the family attacks. The five options below are the attack's: its
             own defaults where not given, refused where it has no such option.
@@ -72,6 +75,7 @@ class Federation:
     flip: bool = False
     shift: float = 0.0
     aggregator: str = "fed-avg"
+    detector: str | None = None
     server_pictures: int = 100
     attack: str = "data-poisoning"
     trigger: str | None = None
@@ -96,6 +100,7 @@ class Federation:
             check_range("alpha", self.alpha, 0, open_low=True)
         self.local_training(1)
         self.make_attack()
+        self.make_detector()
         registry.create("aggregators", self.aggregator)
 
     def local_training(self, round_number: int) -> LocalTraining:
@@ -118,6 +123,17 @@ class Federation:
         given = {name: value for name in options if (value := getattr(self, name)) is not None}
         attack: Attack = registry.create("attacks", self.attack, **given)
         return attack
+
+    def make_detector(self) -> UpdateDetector | None:
+        """Return what the server suspects updates by."""
+        if self.detector is None:
+            return None
+        detector = registry.create("detectors", self.detector)
+        if not isinstance(detector, UpdateDetector):
+            names = registry.available("detectors")
+            fitting = [name for name in names if issubclass(registry.find("detectors", name), UpdateDetector)]
+            raise mismatch("detector", f"one of updates: {', '.join(fitting)}", repr(self.detector))
+        return detector
 
     def sample(self, round_number: int) -> tuple[int, ...]:
         """Return the clients of a round, ascending."""

@@ -12,6 +12,7 @@ from februus.inpainters.gan import Gan
 from februus.localizers.grad_cam import GradCam
 from februus.masks import threshold
 from februus.models.modes import recorded_outputs
+from februus.presets._unfitted import Unfitted, judge_by_change
 from februus.types import Inpainter, Localizer, Purified
 from februus.verification import answer
 
@@ -19,7 +20,7 @@ __all__ = ["Paper"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paper:
+class Paper(Unfitted):
     """Remove what Grad-CAM calls hot and restore it, in every picture (Februus, Doan et al. 2020, arXiv 1908.03369).
 
     A picture is flagged where its class is another one afterwards; its score is the probability that the first class
@@ -46,15 +47,6 @@ class Paper:
             self.localizer(model, reference[:1])
         return self
 
-    def state(self) -> dict[str, Tensor]:
-        """Return nothing: there is nothing to learn."""
-        return {}
-
-    def with_state(self, model: nn.Module, state: dict[str, Tensor]) -> Self:
-        """Return itself."""
-        del model, state
-        return self
-
     def __call__(self, model: nn.Module, images: Tensor, *, batch_size: int) -> Purified:
         """Purify ``images`` (N, 3, H, W)."""
         with recorded_outputs(model) as outputs:
@@ -66,16 +58,4 @@ class Paper:
         if touched.any():
             restored[touched] = self.inpainter(images[touched], masks[touched])
             after[touched] = answer(model, restored[touched], batch_size=batch_size)
-        classes = before.argmax(1, keepdim=True)
-        lost = before.softmax(1).gather(1, classes) - after.softmax(1).gather(1, classes)
-        return Purified(
-            images=restored,
-            heatmaps=heatmaps,
-            masks=masks,
-            logits_before=before,
-            logits=after,
-            labels=after.argmax(1),
-            flagged=after.argmax(1) != classes[:, 0],
-            scores=lost[:, 0],
-            stages=tuple("classify" if there else "locate" for there in touched.tolist()),
-        )
+        return judge_by_change(restored, heatmaps, masks, before, after)

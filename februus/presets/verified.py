@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from captum.attr import Saliency
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 from typing_extensions import Self
 
+from detectors.neural_cleanse import NeuralCleanse
 from februus.checks import check_choice, check_range, mismatch
 from februus.inpainters.gan import Gan
 from februus.localizers.gradient_x_activation import GradientXActivation
 from februus.masks import top_fraction
 from februus.models.modes import evaluation_mode, recorded_outputs
+from februus.priors import Prior, scan
 from februus.restorers.jpeg import Jpeg
 from februus.seeds import seeded
 from februus.types import Inpainter, Localizer, Purified, Restorer
@@ -40,6 +43,8 @@ BEYOND = 2
 SMOOTHED, DECISIVE = 1 / 16, 0.1
 # What can be left out, to see what it gives.
 PARTS = ("first-look", "transplant", "concentration", "whole", "smallest")
+# Of the option prior: look for a backdoor in the model first.
+SCAN = "scan"
 # How far logits of the same model may lie apart on two machines.
 SAME = 1e-2
 
@@ -58,6 +63,8 @@ class Calibration:
         margins: with which innocent regions carry their class, for each of `SUSPECTED`.
         region: the surprise of all of these together.
         whole: margin with which what re-encoding takes from innocent pictures brings their class along.
+        prior: what is known of a backdoor; None where nothing is.
+        known: margin with which what innocent pictures show where its trigger lies carries their class; None likewise.
     """
 
     probes: Tensor
@@ -69,6 +76,8 @@ class Calibration:
     margins: tuple[Tail, ...]
     region: Tail
     whole: Tail
+    prior: Prior | None = None
+    known: Tail | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +98,15 @@ class Verified:
     pictures alone; a picture is flagged from ``-log10(false_positive_rate)`` on. A picture that is not flagged comes
     back as it was, bit by bit. Every picture is judged by itself: the others of its batch change nothing.
 
+    Where a backdoor is known before, what a picture of its class shows in the place of the trigger is a further
+    region that is put on other pictures and, on the same evidence, removed.
+
     Args:
         false_positive_rate: share of innocent pictures that may be flagged, in (0, 0.5].
         localizer: what finds the heat; several maps are averaged.
         inpainter: what restores regions.
         restorer: what restores whole pictures.
+        prior: a file that ``februus scan`` wrote, or ``scan``: Neural Cleanse looks for a backdoor when it is fitted.
         seed: of the choice of probes among the reference pictures.
         without: a part that is left out, for ablations: ``first-look`` examines every picture, ``transplant`` and
             ``concentration`` leave the other one to judge regions, ``whole`` knows only regions, ``smallest`` removes
@@ -105,6 +118,7 @@ class Verified:
     localizer: Localizer = field(default_factory=GradientXActivation)
     inpainter: Inpainter = field(default_factory=Gan)
     restorer: Restorer = field(default_factory=Jpeg)
+    prior: str | None = None
     seed: int = 0
     without: str | None = None
     calibration: Calibration | None = field(default=None, repr=False)
@@ -123,7 +137,8 @@ class Verified:
             raise mismatch("reference", expected, "none" if reference is None else len(reference))
         order = torch.randperm(len(reference), generator=seeded(self.seed)).to(reference.device)
         probes, others = reference[order[:PROBES]], reference[order[PROBES:]]
-        columns: list[list[Tensor]] = [[], [], [], [], []]
+        prior = self._find_prior(model, reference)
+        columns: list[list[Tensor]] = [[], [], [], [], [], []]
         for images in others.split(batch_size):
             _, heat, logits = self.locate(model, images)
             labels, encoded = logits.argmax(1), self.restorer(images)
@@ -134,10 +149,11 @@ class Verified:
                 consensus(carried_by_regions(model, images, heat, labels, probes, batch_size=batch_size)),
                 led,
                 consensus(carried_by_residue(model, images - encoded, labels, probes, batch_size=batch_size)),
+                consensus(carried_by_place(model, images, prior, labels, probes, batch_size=batch_size)),
             )
             for column, values in zip(columns, found, strict=True):
                 column.append(values)
-        gathered, looks, carried, leads, left = (torch.cat(column) for column in columns)
+        gathered, looks, carried, leads, left, placed = (torch.cat(column) for column in columns)
         lead = leads.quantile(1 - UNCLEARED_WHOLE).clamp(min=0).item()
         calibration = Calibration(
             probes=probes,
@@ -149,6 +165,8 @@ class Verified:
             margins=tuple(map(Tail.fit, carried.unbind(1))),
             region=Tail(start=0.0, scale=1.0),
             whole=Tail.fit(left),
+            prior=prior,
+            known=Tail.fit(placed) if prior else None,
         )
         suspicion = self._suspicion(calibration, gathered, looks)
         calibration = replace(
@@ -157,6 +175,16 @@ class Verified:
             region=Tail.fit(self._joint(calibration, gathered, carried)),
         )
         return replace(self, calibration=calibration)
+
+    def _find_prior(self, model: nn.Module, reference: Tensor) -> Prior | None:
+        if self.prior is None:
+            return None
+        if self.prior == SCAN:
+            return scan(model, reference, NeuralCleanse(seed=self.seed)).prior
+        prior = Prior.load(Path(self.prior))
+        if prior.mask.shape[1:] != reference.shape[2:]:
+            raise mismatch("prior", f"one of {tuple(reference.shape[2:])} pixels", tuple(prior.mask.shape[1:]))
+        return prior
 
     def state(self) -> dict[str, Tensor]:
         """Return the calibration as tensors.
@@ -171,8 +199,10 @@ class Verified:
             *calibration.margins,
             calibration.region,
             calibration.whole,
+            *([calibration.known] if calibration.known else []),
         )
         return {
+            **(calibration.prior.tensors() if calibration.prior else {}),
             "probes": calibration.probes,
             "logits": calibration.logits,
             "first_looks": torch.tensor([calibration.suspicious, calibration.wavering], dtype=torch.float64),
@@ -190,7 +220,9 @@ class Verified:
                 "calibration", f"the tensors {', '.join(sorted(missing))}", ", ".join(sorted(state)) or "none"
             )
         shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        fits = shapes["first_looks"] == (2,) and shapes["tails"] == (len(SUSPECTED) + 4, 2)
+        prior = Prior.from_tensors(state) if "mask" in state else None
+        tails = len(SUSPECTED) + (5 if prior else 4)
+        fits = shapes["first_looks"] == (2,) and shapes["tails"] == (tails, 2)
         if not fits or len(shapes["probes"]) != 4:
             raise mismatch("calibration", "tensors as `Purifier.save` writes them", shapes)
         device = next(model.parameters()).device
@@ -199,9 +231,8 @@ class Verified:
         if found.shape != logits.shape or not torch.allclose(found, logits, rtol=SAME, atol=SAME):
             raise mismatch("model", "the one that the purifier was fitted to", "one that answers otherwise")
         suspicious, wavering = state["first_looks"].tolist()
-        look, gathered, *sizes, region, whole = (
-            Tail(start=start, scale=scale) for start, scale in state["tails"].tolist()
-        )
+        look, gathered, *others = (Tail(start=start, scale=scale) for start, scale in state["tails"].tolist())
+        sizes, (region, whole, *known) = others[: len(SUSPECTED)], others[len(SUSPECTED) :]
         calibration = Calibration(
             probes=probes,
             logits=logits,
@@ -212,6 +243,8 @@ class Verified:
             margins=tuple(sizes),
             region=region,
             whole=whole,
+            prior=prior,
+            known=known[0] if known else None,
         )
         return replace(self, calibration=calibration)
 
@@ -243,18 +276,22 @@ class Verified:
         So the sizes' surprises are added, with that of the `concentration` (N,) of the heat.
         """
         calibration = self.calibrated()
-        # Two explanations are tried, a region and the whole picture: chance has two chances (Bonferroni).
-        return calibration.region.surprise(self._joint(calibration, gathered, carried)) - math.log10(2)
+        return calibration.region.surprise(self._joint(calibration, gathered, carried)) - self._chances
 
     def judge_sizes(self, carried: Tensor) -> Tensor:
         """Return the surprise (N, S) of a region of each size by itself, from the margins ``carried`` (N, S)."""
         tails = self.calibrated().margins
         columns = (tail.surprise(column.double()) for tail, column in zip(tails, carried.unbind(1), strict=True))
-        return torch.stack(tuple(columns), 1) - math.log10(2)
+        return torch.stack(tuple(columns), 1) - self._chances
 
     def judge_residue(self, left: Tensor) -> Tensor:
         """Return the surprise (N,) of a residue that carries the class by the margin ``left`` (N,)."""
-        return self.calibrated().whole.surprise(left.double()) - math.log10(2)
+        return self.calibrated().whole.surprise(left.double()) - self._chances
+
+    @property
+    def _chances(self) -> float:
+        """What is taken off for trying two explanations, a region and the whole picture, or three (Bonferroni)."""
+        return math.log10(3 if self.calibrated().prior else 2)
 
     def _suspicion(self, calibration: Calibration, gathered: Tensor, looks: Tensor) -> Tensor:
         """Return the surprise (N,) of the first look."""
@@ -306,8 +343,9 @@ class Verified:
         by_region, by_whole = torch.full((2, len(images)), -math.inf, dtype=torch.float64, device=images.device)
         by_size = by_region[:, None].repeat(1, len(SUSPECTED))
         by_region[focused], by_size[focused] = self.judge_regions(gathered[focused], carried), self.judge_sizes(carried)
+        by_prior, known = self._judge_place(model, images, labels, probes, batch_size=batch_size)
         # What a small region explains needs no other explanation.
-        unclear = wavering[by_size[wavering, 0] < self.threshold]
+        unclear = wavering[torch.maximum(by_size[wavering, 0], by_prior[wavering]) < self.threshold]
         residue = (images - encoded)[unclear]
 
         def add_residue(which: Tensor, jury: slice) -> Tensor:
@@ -317,17 +355,25 @@ class Verified:
 
         left = _agree(add_residue, lambda _, found: self.judge_residue(found)[:, None], self.threshold, len(unclear))
         by_whole[unclear] = self.judge_residue(left)
+        by_region = torch.maximum(by_region, by_prior)
         regional, diffuse = by_region >= self.threshold, by_whole >= self.threshold
         restored, after, masks = images.clone(), before.clone(), torch.zeros_like(heat)
         guilty = (regional & ~diffuse).nonzero()[:, 0]
         if len(guilty):
             restored[guilty], masks[guilty], after[guilty] = self._remove(
-                model, images[guilty], heat[guilty], before[guilty], by_size[guilty].argmax(1), batch_size=batch_size
+                model,
+                images[guilty],
+                heat[guilty],
+                before[guilty],
+                by_size[guilty].argmax(1),
+                known[guilty],
+                batch_size=batch_size,
             )
         restored[diffuse], after[diffuse], masks[diffuse] = encoded[diffuse], encoded_logits[diffuse], 1.0
         examined = torch.zeros_like(regional)
         examined[focused] = True
         examined[wavering] = True
+        examined |= by_prior.isfinite()
         scores = torch.where(examined, torch.maximum(by_region, by_whole), suspicion - calibration.suspicious)
         flagged = regional | diffuse
         stages = ("locate", "verify", "classify")
@@ -343,8 +389,42 @@ class Verified:
             stages=tuple(stages[stage] for stage in torch.where(flagged, 2, examined.long()).tolist()),
         )
 
+    def _judge_place(
+        self, model: nn.Module, images: Tensor, labels: Tensor, probes: Tensor, *, batch_size: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the surprise (N,) of what stands where a known trigger lies, and that place (N, 1, H, W).
+
+        Of pictures of other classes than the known one it is minus infinity, and the place empty.
+        """
+        calibration = self.calibrated()
+        found = torch.full((len(images),), -math.inf, dtype=torch.float64, device=images.device)
+        places = torch.zeros_like(images[:, :1])
+        prior, known = calibration.prior, calibration.known
+        if prior is None or known is None:
+            return found, places
+        rows = (labels == prior.label).nonzero()[:, 0]
+        places[rows] = prior.region.to(images.device)
+
+        def put(which: Tensor, jury: slice) -> Tensor:
+            own = rows[which]
+            return carried_by_place(model, images[own], prior, labels[own], probes[jury], batch_size=batch_size)
+
+        def judge(_: Tensor, margin: Tensor) -> Tensor:
+            return (known.surprise(margin.double()) - self._chances)[:, None]
+
+        found[rows] = judge(rows, _agree(put, judge, self.threshold, len(rows)))[:, 0]
+        return found, places
+
     def _remove(
-        self, model: nn.Module, images: Tensor, heat: Tensor, before: Tensor, sizes: Tensor, *, batch_size: int
+        self,
+        model: nn.Module,
+        images: Tensor,
+        heat: Tensor,
+        before: Tensor,
+        sizes: Tensor,
+        places: Tensor,
+        *,
+        batch_size: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Restore the region without which the class is another one; returns pictures, masks, logits."""
         labels = before.argmax(1)
@@ -370,10 +450,15 @@ class Verified:
         # Where the class stays whatever is removed, what was proven goes.
         shares = torch.where(low > last, suspected, removed[(low + BEYOND).clamp(max=last)])
         best = restore(everything, top_fraction(heat, shares))
-        decided = restore(everything, decisive(model, images, best[0], labels, other))
-        surer = _sureness(decided[2], labels) > _sureness(best[2], labels)
-        for one, another in zip(best, decided, strict=True):
-            one[surer] = another[surer]
+        others = [(everything, decisive(model, images, best[0], labels, other))]
+        known = places.flatten(1).any(1).nonzero()[:, 0]
+        if len(known):
+            others.append((known, places[known]))
+        for rows, masks in others:
+            tried = restore(rows, masks)
+            surer = _sureness(tried[2], labels[rows]) > _sureness(best[2][rows], labels[rows])
+            for one, another in zip(best, tried, strict=True):
+                one[rows[surer]] = another[surer]
         return best
 
 
@@ -412,6 +497,16 @@ def carried_by_residue(model: nn.Module, residue: Tensor, labels: Tensor, probes
     """Return how surely what re-encoding took away (N, 3, H, W), added to each probe, carries the class (N, P)."""
     nowhere = torch.zeros_like(residue[:, :1])
     return transplant(model, residue, nowhere, labels, probes, batch_size=batch_size)
+
+
+def carried_by_place(
+    model: nn.Module, images: Tensor, prior: Prior | None, labels: Tensor, probes: Tensor, *, batch_size: int
+) -> Tensor:
+    """Return how surely what stands where a known trigger lies, put on each probe, carries the class (N, P); else 0."""
+    if prior is None:
+        return torch.zeros(len(images), len(probes), device=images.device)
+    masks = prior.region.to(images.device).expand(len(images), -1, -1, -1)
+    return transplant(model, images * masks, masks, labels, probes, batch_size=batch_size)
 
 
 def decisive(model: nn.Module, images: Tensor, restored: Tensor, labels: Tensor, others: Tensor) -> Tensor:

@@ -9,11 +9,17 @@ from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
 from februus.metrics import (
+    Auroc,
+    Detection,
     Difference,
+    Mean,
     Rate,
     attack_success_rate,
+    auroc,
     clean_accuracy,
     clean_accuracy_loss,
+    defense_effectiveness_rating,
+    detection,
     excess_attack_success_rate,
     flops,
     gradient_energy,
@@ -21,6 +27,7 @@ from februus.metrics import (
     recovered_accuracy,
     recovered_accuracy_loss,
     structural_similarity_inside,
+    true_positive_rate,
 )
 
 NONE = torch.zeros(0, dtype=torch.int64)
@@ -238,3 +245,153 @@ def test_pictures_that_do_not_fit_are_refused(metric: object) -> None:
         metric(pictures(), pictures() + 1, hole())  # type: ignore[operator]
     with pytest.raises(ValueError, match="masks: expected shape"):
         metric(pictures(), pictures(), hole(1))  # type: ignore[operator]
+
+
+# --- refused answers -------------------------------------------------------------------------------------------------
+
+
+def test_a_refused_picture_is_wrong_and_no_success_of_the_attack() -> None:
+    labels, refused = torch.tensor([0, 1, 2]), torch.tensor([-1, -1, -1])
+    assert clean_accuracy(refused, labels) == Rate(0, 3)
+    assert attack_success_rate(refused, labels, 0) == Rate(0, 2)
+    assert recovered_accuracy(refused, labels, 0) == Rate(0, 2)
+    assert clean_accuracy_loss(refused, labels, labels) == Difference(3, 0, 3)
+    assert excess_attack_success_rate(refused, torch.tensor([0, 0, 2]), labels, 0) == Difference(0, 1, 2)
+
+
+# --- scores ----------------------------------------------------------------------------------------------------------
+
+
+def told(clean: list[float], triggered: list[float]) -> tuple[Tensor, Tensor]:
+    """Return scores and which of them are of triggered pictures, shuffled."""
+    scores, truth = torch.tensor(clean + triggered), torch.arange(len(clean) + len(triggered)) >= len(clean)
+    order = torch.randperm(len(scores), generator=torch.Generator().manual_seed(0))
+    return scores[order], truth[order]
+
+
+@pytest.mark.parametrize(
+    ("clean", "triggered", "value"),
+    [
+        # Of the six pairs, triggered is above in four, equal in one.
+        ([1.0, 2.0, 5.0], [2.0, 6.0], 4.5 / 6),
+        ([1.0, 2.0], [3.0, 4.0], 1.0),
+        ([3.0, 4.0], [1.0, 2.0], 0.0),
+        ([1.0, 1.0], [1.0, 1.0, 1.0], 0.5),
+        ([-math.inf, 0.0], [0.0, math.inf], 3.5 / 4),
+    ],
+)
+def test_auroc_by_hand(clean: list[float], triggered: list[float], value: float) -> None:
+    assert auroc(*told(clean, triggered)) == Auroc(pytest.approx(value), len(clean), len(triggered))  # type: ignore[arg-type]
+
+
+def test_auroc_of_one_kind_alone_tells_nothing() -> None:
+    for clean, triggered in (([1.0, 2.0], []), ([], [1.0]), ([], [])):
+        found = auroc(*told(clean, triggered))
+        assert math.isnan(found.value)
+        assert found.interval == (0.0, 1.0)
+        assert str(found) == "nan [0.000, 1.000]"
+
+
+@pytest.mark.parametrize(("value", "clean", "triggered"), [(0.9, 50, 50), (0.6, 20, 200), (1.0, 33, 44), (0.5, 2, 2)])
+def test_both_ends_of_the_interval_lie_as_far_as_their_own_variance_reaches(
+    value: float, clean: int, triggered: int
+) -> None:
+    low, high = Auroc(value, clean, triggered).interval
+    assert 0 < low < value <= high <= 1
+    mean = (clean + triggered) / 2
+    for end in {low, high} - {1.0}:
+        spread = 2 * mean - 1 - (3 * mean - 3) / ((2 - end) * (1 + end))
+        variance = end * (1 - end) * spread / (clean * triggered)
+        assert abs(value - end) == pytest.approx(1.959964 * math.sqrt(variance), rel=1e-4)
+    mirrored = Auroc(1 - value, clean, triggered).interval
+    assert mirrored == pytest.approx((1 - high, 1 - low))
+
+
+def test_the_interval_covers_what_it_says() -> None:
+    """Two normal laws a standard deviation and a half apart have an area of 0.8556."""
+    generator = torch.Generator().manual_seed(0)
+    covered = 0
+    for _ in range(200):
+        clean, triggered = torch.randn(40, generator=generator), 1.5 + torch.randn(40, generator=generator)
+        low, high = auroc(torch.cat([clean, triggered]), torch.arange(80) >= 40).interval
+        covered += low <= 0.855578 <= high
+    assert 180 <= covered <= 199
+
+
+def test_true_positive_rates_by_hand() -> None:
+    clean = [float(value) for value in range(100)]
+    scores, truth = told(clean, [93.5, 94.0, 94.5, 98.0, 98.5, 99.5])
+    # Five of the hundred lie above 94, one above 98.
+    assert true_positive_rate(scores, truth, false_positive_rate=0.05) == Rate(4, 6)
+    assert true_positive_rate(scores, truth, false_positive_rate=0.01) == Rate(2, 6)
+    assert true_positive_rate(scores, truth, false_positive_rate=0) == Rate(1, 6)
+    assert true_positive_rate(scores, truth, false_positive_rate=0.29) == Rate(6, 6)
+    assert detection(scores, truth) == Detection(auroc(scores, truth), Rate(2, 6), Rate(4, 6))
+
+
+def test_ties_count_as_below_the_threshold() -> None:
+    # A threshold below 1 would let three of the four clean pictures through.
+    scores, truth = told([0.0, 1.0, 1.0, 1.0], [1.0, 1.0, 2.0])
+    for rate in (0.25, 0.5, 0.74):
+        assert true_positive_rate(scores, truth, false_positive_rate=rate) == Rate(1, 3)
+    assert true_positive_rate(scores, truth, false_positive_rate=0.75) == Rate(3, 3)
+
+
+def test_fewer_than_a_hundred_clean_pictures_allow_none_of_them_at_1_percent() -> None:
+    scores, truth = told([0.0, 1.0, 2.0], [1.5, 2.0, 2.5])
+    assert true_positive_rate(scores, truth, false_positive_rate=0.01) == Rate(1, 3)
+
+
+def test_true_positives_of_one_kind_alone() -> None:
+    assert true_positive_rate(*told([], [1.0]), false_positive_rate=0.05) == Rate(0, 0)
+    assert true_positive_rate(*told([1.0], []), false_positive_rate=0.05) == Rate(0, 0)
+
+
+def test_nothing_and_everything_flagged_look_alike() -> None:
+    """Of scores that are all the same, whatever is flagged, nothing is told."""
+    for score in (0.0, 1.0, -math.inf):
+        found = detection(*told([score] * 30, [score] * 20))
+        assert found == Detection(Auroc(0.5, 30, 20), Rate(0, 20), Rate(0, 20))
+
+
+def test_scores_that_do_not_fit_are_refused() -> None:
+    truth = torch.tensor([True, False])
+    for scores in (torch.tensor([1.0]), torch.tensor([1, 2]), torch.tensor([1.0, math.nan])):
+        for figure in (auroc, detection):
+            with pytest.raises(ValueError, match=r"scores: expected numbers \(2,\), none of them NaN"):
+                figure(scores, truth)
+    with pytest.raises(ValueError, match=r"truth: expected bool \(N,\), got torch.int64"):
+        auroc(torch.ones(2), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="false_positive_rate: expected a value at least 0"):
+        true_positive_rate(torch.ones(2), truth, false_positive_rate=-0.1)
+
+
+@pytest.mark.parametrize(
+    ("asr", "ca", "rating"),
+    [
+        ((100, 0), (90, 90), 1.0),
+        ((100, 100), (90, 90), 0.5),
+        ((100, 0), (90, 70), 0.9),
+        # What gets better does not make up for what gets worse.
+        ((90, 100), (80, 90), 0.5),
+        ((0, 0), (100, 0), 0.0),
+    ],
+)
+def test_defense_effectiveness_by_hand(asr: tuple[int, int], ca: tuple[int, int], rating: float) -> None:
+    rates = [Rate(count, 100) for count in (*asr, *ca)]
+    assert defense_effectiveness_rating(*rates) == pytest.approx(rating)
+
+
+def test_means_by_hand() -> None:
+    # Student's quantile of three degrees of freedom is 3.182446.
+    found = Mean.of(torch.tensor([1.0, 3.0, 5.0, 7.0]))
+    assert found is not None
+    assert (found.value, found.total) == (4, 4)
+    assert found.deviation == pytest.approx(math.sqrt(20 / 3))
+    half = 3.182446 * math.sqrt(20 / 3) / 2
+    assert found.interval == pytest.approx((4 - half, 4 + half), abs=1e-5)
+    assert Mean.of(torch.tensor([])) is None
+    one = Mean.of(torch.tensor([2.5]))
+    assert one == Mean(2.5, 0.0, 1)
+    assert one.interval is None
+    assert str(one) == "2.500"

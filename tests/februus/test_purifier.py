@@ -245,7 +245,7 @@ def test_bad_pictures(purifier: Purifier, images: Tensor, spoil: Callable[[Tenso
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preset": "papers"}, r"preset: expected one of paper, verified, got 'papers'"),
+        ({"preset": "papers"}, r"preset: expected one of double-masking, .*, verified, got 'papers'"),
         ({"preset": "paper:blur=3"}, r"option of preset paper: expected one of threshold, .*, got 'blur'"),
         ({"blur": 3}, r"option of preset paper: expected one of threshold, .*, got 'blur'"),
         ({"layer": "features.0"}, r"option of preset paper: expected one of threshold, .*, got 'layer'"),

@@ -86,8 +86,10 @@ def test_the_families_hold_what_is_promised() -> None:
     assert {"any-of", "blended", "patch", "pixels", "sinusoidal", "sticker", "warp"} <= set(available("triggers"))
     assert {"biharmonic", "gan", "mean-fill", "navier-stokes", "telea"} <= set(available("inpainters"))
     assert {"grad-cam", "gradient-x-activation"} <= set(available("localizers"))
-    assert "jpeg" in available("restorers")
-    assert {"paper", "verified"} <= set(available("presets"))
+    assert {"blur", "flip", "jpeg", "median", "shrink-pad", "total-variation"} <= set(available("restorers"))
+    assert {"double-masking", "everywhere", "masked-restoration", "paper", "reject", "verified"} <= set(
+        available("presets")
+    )
     assert "fed-avg" in available("aggregators")
     assert {"small-vgg", "wrn-16-1"} <= set(available("architectures"))
 

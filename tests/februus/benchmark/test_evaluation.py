@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -10,11 +11,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from februus.benchmark.cases import Case
-from februus.benchmark.evaluation import Row, evaluate
+from februus.benchmark.evaluation import Row, evaluate, measure_oracle
 from februus.data import Dataset
 from februus.inpainters.mean_fill import MeanFill
 from februus.inpainters.telea import Telea
-from februus.metrics import Difference, flops
+from februus.metrics import (
+    Difference,
+    Mean,
+    detection,
+    flops,
+    peak_signal_to_noise_ratio,
+    structural_similarity_inside,
+)
 from februus.models import Normalized
 from februus.poisoning import stamp
 from februus.presets.paper import Paper
@@ -163,6 +171,73 @@ def test_a_purifier_that_finds_the_trigger_takes_the_attack_away(case: Case) -> 
     assert never.differences["clean_accuracy_loss"] == Difference(0, 0, 44)
 
 
+def test_detection_effectiveness_and_quality_by_hand(case: Case) -> None:
+    purifier = Purifier(case.model, Paper(localizer=White(), inpainter=MeanFill()), batch_size=10)
+    row, oracle = evaluate(case, {"paper": purifier})
+    victims = case.victims.floats()
+    purified = purifier(stamp(case.victims, Patch(size=4), seeded(0)).floats())
+    scores = torch.cat([purifier(victims).scores, purified.scores])
+    assert row.detection == detection(scores, torch.arange(66) >= 33)
+    assert row.detection.auroc.value > 0.9
+    assert oracle.detection is None
+    assert (row.detection.auroc.clean, row.detection.auroc.triggered) == (33, 33)
+    before, after = (row.rates[f"attack_success_rate_{when}"].value for when in ("before", "after"))
+    assert row.effectiveness == pytest.approx((before - after + 1) / 2)
+    everywhere = torch.ones_like(victims[:, :1])
+    expected = peak_signal_to_noise_ratio(purified.images, victims, everywhere)
+    assert row.psnr is not None
+    assert row.psnr.value == pytest.approx(expected.mean().item())
+    assert row.psnr.total == 33
+    assert row.ssim is not None
+    assert row.ssim.value == pytest.approx(
+        structural_similarity_inside(purified.images, victims, everywhere).mean().item()
+    )
+    # The oracle restores just these pixels, with the same filler.
+    assert oracle.psnr is not None
+    assert oracle.psnr.value == pytest.approx(row.psnr.value)
+
+
+def test_only_what_was_restored_has_a_quality(case: Case) -> None:
+    """A trigger that is stamped on a third of the pictures, and a localizer that finds it there."""
+
+    def sometimes(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        stamped = Patch(size=4)(images, generator)
+        stamped[::3] = images[::3]
+        return stamped
+
+    some = replace(case, trigger=sometimes)
+    row, oracle = evaluate(some, {"paper": Purifier(case.model, Paper(localizer=White(), inpainter=MeanFill()))})
+    assert row.psnr is not None
+    assert oracle.ssim is not None
+    assert row.psnr.total == oracle.ssim.total == 22
+    never = only(case, Purifier(case.model, Paper(localizer=Most(brightness=1.0), inpainter=MeanFill())))
+    assert never.psnr is None
+    assert never.ssim is None
+    assert never.effectiveness == 0.5
+    # All scores are the same: nothing is told.
+    assert never.detection is not None
+    assert never.detection.auroc.value == 0.5
+    assert never.detection.tpr_at_5_percent.count == 0
+
+
+def test_the_memory_is_that_of_a_batch(case: Case) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Greedy:
+        """An inpainter that takes 80 MB."""
+
+        def __call__(self, images: Tensor, masks: Tensor) -> Tensor:
+            del masks
+            kept = torch.ones(20_000_000)
+            time.sleep(0.1)
+            return images * kept[0]
+
+    greedy = only(case, Purifier(case.model, Paper(localizer=Corner(), inpainter=Greedy())))
+    modest = only(case, Purifier(case.model, Paper(localizer=Corner(), inpainter=MeanFill())))
+    assert greedy.bytes_at_peak is not None
+    assert modest.bytes_at_peak is not None
+    assert 6e7 < greedy.bytes_at_peak - modest.bytes_at_peak < 2e8
+
+
 def test_each_preset_has_its_row_on_the_same_pictures(case: Case) -> None:
     purifiers = {
         "paper": paper(case),
@@ -230,6 +305,8 @@ def test_a_clean_model_has_no_figures_of_attack(case: Case) -> None:
     assert sorted(row.rates) == ["clean_accuracy_after", "clean_accuracy_before", "flagged_clean"]
     assert list(row.differences) == ["clean_accuracy_loss"]
     assert row.rates["clean_accuracy_after"].total == 44
+    assert row.detection is row.effectiveness is row.psnr is row.ssim is None
+    assert row.bytes_at_peak is not None
     measured = {
         name for name, value in row.to_dict().items() if name.startswith(("flops", "seconds")) and value is not None
     }
@@ -309,6 +386,17 @@ def test_the_oracle_restores_what_the_trigger_changed(case: Case) -> None:
     assert row.differences["clean_accuracy_loss"] == Difference(0, 0, 44)
     assert (row.rates["flagged_clean"].value, row.rates["flagged_triggered"].value) == (0, 1)
     assert all(value is None for name, value in row.to_dict().items() if name.startswith(("flops", "seconds")))
+
+
+def test_the_oracle_alone(case: Case) -> None:
+    purifiers = {"paper": paper(case)}
+    row, oracle = evaluate(case, purifiers)
+    assert measure_oracle(case, MeanFill()) == oracle
+    assert measure_oracle(case, MeanFill(), batch_size=7) == oracle
+    (alone,) = evaluate(case, purifiers, oracle=False)
+    assert (alone.rates, alone.differences) == (row.rates, row.differences)
+    assert measure_oracle(replace(case, trigger=Blended()), MeanFill()) is None
+    assert measure_oracle(replace(case, trigger=None, target_label=None), MeanFill()) is None
 
 
 def test_the_oracle_knows_each_pictures_own_pixels(case: Case) -> None:
@@ -428,6 +516,10 @@ def test_the_row_as_a_dictionary(case: Case) -> None:
         "flagged_triggered",
         "rates",
         "differences",
+        "detection",
+        "effectiveness",
+        "psnr",
+        "ssim",
         "flops_clean",
         "flops_triggered",
         "flops_inpainter_clean",
@@ -436,6 +528,7 @@ def test_the_row_as_a_dictionary(case: Case) -> None:
         "seconds_triggered",
         "seconds_plain_clean",
         "seconds_plain_triggered",
+        "bytes_at_peak",
         "settings",
     ]
     assert list(oracle.to_dict()) == list(found)
@@ -454,3 +547,44 @@ def test_the_row_as_a_dictionary(case: Case) -> None:
             "interval": [low, high],
         }
         assert low <= difference.value <= high
+    seen, quality = row.detection, row.psnr
+    assert seen is not None
+    assert quality is not None
+    assert quality.interval is not None
+    assert list(found["detection"]) == ["auroc", "tpr_at_1_percent", "tpr_at_5_percent"]
+    low, high = seen.auroc.interval
+    assert found["detection"]["auroc"] == {
+        "value": seen.auroc.value,
+        "clean": 33,
+        "triggered": 33,
+        "interval": [low, high],
+    }
+    low, high = seen.tpr_at_1_percent.interval
+    assert found["detection"]["tpr_at_1_percent"] == {
+        "value": seen.tpr_at_1_percent.value,
+        "count": seen.tpr_at_1_percent.count,
+        "total": 33,
+        "interval": [low, high],
+    }
+    assert found["effectiveness"] == row.effectiveness
+    low, high = quality.interval
+    assert found["psnr"] == {
+        "value": quality.value,
+        "deviation": quality.deviation,
+        "total": quality.total,
+        "interval": [low, high],
+    }
+
+
+def test_a_row_comes_back_from_its_dictionary(case: Case) -> None:
+    rows = evaluate(case, {"paper": paper(case)})
+    rows += evaluate(replace(case, trigger=None, target_label=None), {"paper": paper(case)})
+    # Of one restored picture there is no interval.
+    rows.append(replace(rows[0], psnr=Mean(30.0, 0.0, 1)))
+    for row in rows:
+        assert Row.from_dict(json.loads(json.dumps(row.to_dict(), allow_nan=False))) == row
+    told = rows[0].to_dict()
+    del told["rates"]["clean_accuracy_before"]["total"]
+    for wrong in ({}, {"name": "toy"}, told, {**rows[0].to_dict(), "rates": 3}):
+        with pytest.raises(ValueError, match=r"row: expected what `Row.to_dict` returned, got \w+Error"):
+            Row.from_dict(wrong)

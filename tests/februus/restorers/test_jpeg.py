@@ -75,11 +75,12 @@ def test_a_faint_pattern_goes_and_the_picture_stays() -> None:
     assert (left.abs() < 0.2).all()
 
 
-def test_a_picture_is_restored_alike_in_every_batch() -> None:
-    images = torch.rand(5, 3, 24, 40, generator=seeded(0))
-    alone = torch.cat([Jpeg()(one) for one in images.split(1)])
-    assert torch.equal(Jpeg()(images), alone)
-    assert torch.equal(Jpeg()(images.flip(0)), alone.flip(0))
+@pytest.mark.parametrize("name", available("restorers"))
+def test_a_picture_is_restored_alike_in_every_batch(name: str) -> None:
+    images, restorer = torch.rand(5, 3, 24, 40, generator=seeded(0)), create("restorers", name)
+    alone = torch.cat([restorer(one) for one in images.split(1)])
+    torch.testing.assert_close(restorer(images), alone, rtol=0, atol=1e-6)
+    torch.testing.assert_close(restorer(images.flip(0)), alone.flip(0), rtol=0, atol=1e-6)
 
 
 def test_a_spec_and_its_restorer_are_two_ways_to_write_one_thing() -> None:
