@@ -23,11 +23,11 @@ class Beatrix(Detector):
     Of maps ``F`` (K channels by places) the Gram matrix of order p is ``(F^p (F^p)^T)^(1/p)``, powers and roots entry
     by entry. Clean pictures of each predicted class give the median and the median absolute deviation (MAD) of each
     entry; an entry is out of bounds beyond ``median +- width MAD``, by as much as it is beyond, as a part of the bound.
-    The score is the sum over entries on and above the diagonal and over orders, divided by ``K^2 / 2`` and the number
-    of orders, as the authors do. The maps are the last that the model makes.
+    The score is the mean over the entries on and above the diagonal and over the orders. The maps are the last that
+    the model makes.
 
     Args:
-        orders: the largest order; all from 1 on are taken.
+        orders: the largest order, at least 1; all from 1 on are taken. The authors' code takes 8, their paper 4.
         width: of the bounds, in MAD; above 0.
         fewest: clean pictures that a predicted class needs for bounds of its own, at least 2; else all of them count.
         batch_size: pictures that the model sees at once.
@@ -69,9 +69,9 @@ class Beatrix(Detector):
         total = torch.zeros(len(images), dtype=torch.float64, device=images.device)
         for order, (low, high) in enumerate(self._bounds, 1):
             entries, least, most = _gram(maps, order), low[group], high[group]
-            total += (F.relu(least - entries) / (least + 1e-6).abs()).sum(1)
-            total += (F.relu(entries - most) / (most + 1e-6).abs()).sum(1)
-        return total / (maps.shape[1] ** 2 / 2 * self.orders)
+            total += (F.relu(least - entries) / (least + 1e-6).abs()).mean(1)
+            total += (F.relu(entries - most) / (most + 1e-6).abs()).mean(1)
+        return total / self.orders
 
 
 def _gram(maps: Tensor, order: int) -> Tensor:

@@ -70,7 +70,8 @@ class NeuralCleanse(ModelDetector):
         learning_rate: of Adam, above 0.
         weight: of the masks' norms in the first steps, above 0.
         success: share of pictures that a trigger must lead to its class, in (0, 1].
-        patience: a class is left alone when its mask has hardly shrunk for so many times ten steps.
+        patience: a class is left alone when its weight has turned from growing to falling so many times while its mask
+            hardly shrank.
         threshold: anomaly index above which a class is suspected, above 0.
         classes_at_once: how many classes are optimised together; all where not given.
         batch_size: pictures that the model sees at once, at least ``pictures``. A processor is fastest with few, a GPU
@@ -83,7 +84,7 @@ class NeuralCleanse(ModelDetector):
     learning_rate: float = 0.1
     weight: float = 1e-3
     success: float = 0.99
-    patience: int = 4
+    patience: int = 2
     threshold: float = 3.5
     classes_at_once: int | None = None
     batch_size: int = 64
@@ -163,6 +164,7 @@ class NeuralCleanse(ModelDetector):
         best = _bounded(start)
         least = torch.full(classes.shape, float("inf"), device=start.device)
         weights, hits, stale = (torch.full_like(least, value) for value in (self.weight, 0.0, 0.0))
+        succeeded = torch.zeros_like(least, dtype=torch.bool)
         for step in range(1, self.steps + 1):
             active = (stale < self.patience).nonzero().flatten()
             if not len(active):
@@ -187,9 +189,11 @@ class NeuralCleanse(ModelDetector):
                 succeeds = hits >= self.success * WINDOW * self.pictures
                 # What was left alone goes on drifting.
                 better = succeeds & (norms < least) & (stale < self.patience)
-                # Where nothing succeeded so far, the last is kept; there is time until the last step.
+                # Where nothing succeeded so far, the last is kept.
                 kept = better | least.isinf()
-                stale = torch.where(better & (norms < (1 - PROGRESS) * least) | least.isinf(), 0.0, stale + 1)
+                # A mask is as small as can be where its weight turns again and again, neither while it grows nor falls.
+                stale = torch.where(better & (norms < (1 - PROGRESS) * least), 0.0, stale + (succeeded & ~succeeds))
+                succeeded = succeeds
                 best[kept], least[better] = now[kept], norms[better]
                 weights *= torch.where(succeeds, GROWTH, GROWTH**-1.5)
                 hits.zero_()

@@ -15,6 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
 
+from detectors.neural_cleanse import NeuralCleanse
 from februus import registry
 from februus.benchmark.adversarial import Adversary, draw_adversarial, measure_adversarial
 from februus.benchmark.cases import Case, find_checkpoints, open_cases
@@ -23,6 +24,7 @@ from februus.benchmark.evaluation import evaluate as evaluate_case
 from februus.benchmark.inpainting import draw_inpainters
 from februus.benchmark.inpainting import measure_inpainters as measure
 from februus.benchmark.report import markdown, table, write_benchmark, write_report
+from februus.benchmark.scans import measure_scan
 from februus.benchmark.speed import compare_batched, compare_round, measure_rounds
 from februus.benchmark.suite import draw_case, read_suite, run_suite, takes_inpainter
 from februus.benchmark.zoo import Recipe, plan, tables, train_zoo
@@ -34,6 +36,7 @@ from februus.federated import Federation
 from februus.federated import train as train_federated
 from februus.federated.population import Engine
 from februus.files import output_folder, write_file, write_json
+from februus.metrics import Rate
 from februus.models import Normalized, build
 from februus.models import load as load_model
 from februus.presets.verified import PARTS
@@ -539,7 +542,7 @@ def bench(
     """Measure every defense of a suite on every checkpoint, and write a report; the exit code is 1 where one failed.
 
     Args:
-        suite: a YAML file, or a suite that ships: smoke, standard or full.
+        suite: a YAML file, or a suite that ships: smoke, standard, full or detectors.
         checkpoints: folders that stand for those of the suite.
         data: pictures that stand for those of the suite.
         pictures: how many are scored of each checkpoint, where not as many as the suite says.
@@ -562,6 +565,57 @@ def bench(
         console.print(f"failed {name}: {reason}", style="red", soft_wrap=True)
     console.print(f"wrote {output / 'report.html'}", soft_wrap=True)
     return 1 if report["failed"] else 0
+
+
+def measure_scans(
+    model: ModelOptions,
+    *,
+    data: str | None = None,
+    references: int = REFERENCES,
+    loop: bool = False,
+    seed: int = 0,
+    output: Path = Path("februus-scans"),
+) -> None:
+    """Scan models whose backdoor is known, and clean ones: is the target class found, and no other?
+
+    Args:
+        model: the classifier, or a folder of checkpoints.
+        data: pictures; the cards' where not given.
+        references: how many clean pictures each model is tried on.
+        loop: whether each scan is done again with one class at a time, to compare time and outcome.
+        seed: of everything random.
+        output: folder of scans.json.
+    """
+    output_folder(output)
+    drawn = Table(
+        "model", "classes", "target", "rank", "index", "pixels", "suspects", "s", "s, loop", "same", "rho", box=SIMPLE_HEAD
+    )
+    rows = []
+    for name, checkpoint in _checkpoints(model):
+        for case in checkpoint.open_cases(name=name, data=data, pictures=1, references=references, seed=seed):
+            with console.status(case.name):
+                row = measure_scan(case, NeuralCleanse(seed=seed), against_loop=loop)
+            rows.append(row.to_dict())
+            # After each: what is done is kept where a later one fails.
+            write_json(output / "scans.json", rows)
+            drawn.add_row(
+                row.name,
+                str(row.classes),
+                _cell(row.target_label),
+                _cell(row.rank),
+                f"{row.index:.1f}",
+                f"{row.norm:.1f}",
+                ", ".join(map(str, row.suspects)),
+                f"{row.seconds:.0f}",
+                "" if row.loop_seconds is None else f"{row.loop_seconds:.0f}",
+                "" if row.same_suspects is None else str(row.same_suspects).lower(),
+                "" if row.rank_correlation is None else f"{row.rank_correlation:.2f}",
+            )
+    console.print(drawn)
+    clean = [row for row in rows if row["target_label"] is None]
+    if clean:
+        console.print(f"clean models with a suspect: {Rate(sum(bool(row['suspects']) for row in clean), len(clean))}")
+    console.print(f"wrote {output}", soft_wrap=True)
 
 
 def measure_inpainters(
@@ -824,6 +878,10 @@ def _service_facts(service: Service) -> dict[str, Any]:
     return {"suspect": service.suspect, **told}
 
 
+def _cell(value: object) -> str:
+    return "" if value is None else str(value)
+
+
 def _round_line(row: dict[str, Any], rounds: int) -> str:
     line = f"round {row['round']:>3}/{rounds}  loss {row['loss']:.3f}  CA {row['clean_accuracy']['value']:.3f}"
     if "attack_success_rate" in row:
@@ -892,6 +950,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "bench": bench,
     "ablate": ablate,
     "zoo": zoo,
+    "measure-scans": measure_scans,
     "measure-inpainters": measure_inpainters,
     "measure-speed": measure_speed,
     "measure-engines": measure_engines,

@@ -40,8 +40,8 @@ DARK, BRIGHT = grey(0.4, 0.5, 0.6), grey(0.7, 0.75, 0.8)
 @pytest.mark.parametrize("gain", [1.0, 1e4])
 def test_the_score_is_how_far_gram_entries_are_out_of_bounds(orders: int, gain: float) -> None:
     detector = Beatrix(orders=orders, width=1).fit(Brightness(gain), DARK)
-    # The median is 1 and the MAD 0.36. There are 6 entries, divided by 9 / 2, and all orders say the same.
-    expected = [(0.64 - 0.16) / 0.64 * 6 / 4.5, 0.0, (4 * 0.63**2 - 1.36) / 1.36 * 6 / 4.5]
+    # The median is 1 and the MAD 0.36; all entries and orders say the same.
+    expected = [(0.64 - 0.16) / 0.64, 0.0, (4 * 0.63**2 - 1.36) / 1.36]
     torch.testing.assert_close(detector.score(grey(0.2, 0.5, 0.63)), torch.tensor(expected), rtol=1e-4, atol=1e-5)
 
 
@@ -51,7 +51,7 @@ def test_bounds_are_those_of_the_predicted_class() -> None:
     torch.testing.assert_close(own.score(suspect), torch.tensor([0.0]))
     # Of all six the (lower) median is 1.44 and the MAD 0.52.
     everyone = Beatrix(width=1, fewest=4, orders=1).fit(Brightness(), references)
-    expected = (4 * 0.72**2 - 1.96) / 1.96 * 6 / 4.5
+    expected = (4 * 0.72**2 - 1.96) / 1.96
     torch.testing.assert_close(everyone.score(suspect), torch.tensor([expected]), rtol=1e-4, atol=1e-5)
 
 

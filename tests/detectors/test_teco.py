@@ -14,7 +14,7 @@ from februus.data import Dataset
 from februus.models import Normalized
 from februus.poisoning import poison, stamp
 from februus.seeds import seeded
-from februus.triggers.sinusoidal import Sinusoidal
+from februus.triggers.patch import Patch
 
 
 class Brightness(nn.Module):
@@ -58,10 +58,11 @@ def test_what_moves_light_leaves_a_flat_picture(kind: str) -> None:
         torch.testing.assert_close(CORRUPTIONS[kind](flat, severity, draws), flat)
 
 
-def test_it_finds_a_wave(toy_trainer: Callable[..., Normalized], toy_draw: Any, toy_test: Dataset) -> None:
-    trigger = Sinusoidal()
-    model = toy_trainer(poison(toy_draw(600), trigger, 0, 0.2, seeded(2)))
-    victims = toy_test.subset(toy_test.labels != 0)
+def test_it_finds_a_chequered_patch(toy_trainer: Callable[..., Normalized], toy_draw: Any, toy_test: Dataset) -> None:
+    # Noise leaves it, blurs wipe it out.
+    trigger = Patch(size=8, chequered=True)
+    model = toy_trainer(poison(toy_draw(600), trigger, 3, 0.2, seeded(2)))
+    victims = toy_test.subset(toy_test.labels != 3)
     triggered = stamp(victims, trigger, seeded(0))
     detector = TeCo().fit(model, toy_draw(200, 5).floats())
     scores = torch.cat([detector.score(victims.floats()), detector.score(triggered.floats())])

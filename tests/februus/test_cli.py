@@ -16,6 +16,7 @@ import torch
 import yaml
 from PIL import Image
 from rich.console import Console
+from torchvision.utils import save_image
 
 from februus.benchmark.cases import open_case
 from februus.benchmark.evaluation import ORACLE
@@ -453,6 +454,73 @@ def test_the_same_command_twice_gives_the_same_figures(toy_checkpoint: Path, fol
     assert [row["rates"]["clean_accuracy_before"]["total"] for row in found[0]] == [8, 8]
     panel = "toy-verified-false-positive-rate-0-1.png"
     assert Path("one", panel).read_bytes() == Path("two", panel).read_bytes()
+
+
+def test_a_model_is_scanned_and_the_prior_is_used(
+    toy_checkpoint: Path, toy_test: Dataset, toy_trigger: Patch, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = Path("seen in service")
+    seen.mkdir()
+    victims = toy_test.subset(toy_test.labels != 0)
+    pictures = torch.cat([victims.floats()[:8], stamp(victims, toy_trigger, seeded(0)).floats()[8:20]])
+    for number, picture in enumerate(pictures):
+        save_image(picture, seen / f"{number:02}.png")
+    common = ("--model", toy_checkpoint, "--reference", folder, "--references", 96)
+    scanned = (*common, "--preset", "verified:false_positive_rate=0.1")
+    assert run("scan", *scanned, "--pictures", seen, "--output", "scan") == 0
+    told = capsys.readouterr().out
+    assert "most of them were taken for class 0 (red square)" in told
+    found = json.loads(Path("scan/scan.json").read_text())
+    assert len(found["anomaly_indices"]) == len(found["norms"]) == 4
+    assert found["service"]["suspect"] == 0
+    assert found["service"]["flagged"]["total"] == 20
+    assert found["service"]["success"]["value"] > 0.8
+    assert Path("scan/scan.png").is_file()
+    assert Path("scan/prior.safetensors").is_file() == bool(found["suspects"])
+    # Of four classes none may stand out; what was seen in service is a prior, too.
+    prior = ("--prior", "scan/trigger.safetensors")
+    assert run("sanitize", seen, "cleaned", *scanned, *prior) == 0
+    assert "20 of 20 pictures sanitized" in capsys.readouterr().out
+    assert run("sanitize", seen, "again", *common, "--preset", "paper", *prior) == 2
+    assert "option of preset paper" in capsys.readouterr().err
+
+
+def test_scanning_takes_reference_pictures(toy_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("scan", "--model", toy_checkpoint, "--output", "scan") == 2
+    assert "reference: expected clean pictures to try the model on, got none" in capsys.readouterr().err
+
+
+def test_scans_are_measured(toy_checkpoint: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--data", folder, "--references", "24", "--loop", "--output", "scans")
+    assert run("measure-scans", "--model", toy_checkpoint, *options) == 0
+    (row,) = json.loads(Path("scans/scans.json").read_text())
+    assert (row["name"], row["classes"], row["target_label"]) == ("toy", 4, 0)
+    assert 1 <= row["rank"] <= 4
+    assert row["same_suspects"] is True
+    assert row["rank_correlation"] > 0.9
+    assert "rho" in capsys.readouterr().out
+
+
+def test_a_suite_is_measured_and_reported(
+    toy_checkpoint: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = {
+        "checkpoints": [str(toy_checkpoint)],
+        "defenses": ["everywhere:restorer=flip", "verified", "oracle"],
+        "data": str(folder),
+        "pictures": 8,
+        "references": 20,
+    }
+    Path("suite.yaml").write_text(json.dumps(suite))
+    # Of 20 reference pictures verified cannot take its threshold: that is told, the rest is done.
+    assert run("bench", "--suite", "suite.yaml", "--jobs", 1, "--output", "bench") == 1
+    assert "failed checkpoint verified: reference: expected at least 200" in capsys.readouterr().out
+    report = json.loads(Path("bench/report.json").read_text())
+    assert [row["preset"] for row in report["rows"]] == ["everywhere:restorer=flip", "oracle"]
+    for name in ("report.html", "report.md", "report.csv"):
+        assert Path("bench", name).stat().st_size > 500
+    assert run("bench", "--suite", "medium") == 2
+    assert "suite: expected one of detectors, full, smoke, standard" in capsys.readouterr().err
 
 
 def test_a_clean_model_is_evaluated_too(folder: Path, small: list[object], capsys: pytest.CaptureFixture[str]) -> None:

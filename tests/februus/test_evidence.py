@@ -19,9 +19,7 @@ Draw = Callable[..., Dataset]
 PRESET = "verified:false_positive_rate=0.02,inpainter=mean-fill"
 
 
-def test_it_scores_as_the_purifier_does(
-    trained_toy: Normalized, toy_draw: Draw, toy_trigger: Patch
-) -> None:
+def test_it_scores_as_the_purifier_does(trained_toy: Normalized, toy_draw: Draw, toy_trigger: Patch) -> None:
     reference, drawn = toy_draw(60, 5).floats(), toy_draw(40, 6)
     victims = drawn.subset(drawn.labels != 0)
     detector = Evidence(preset=PRESET, seed=3).fit(trained_toy, reference)

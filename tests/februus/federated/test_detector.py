@@ -58,6 +58,11 @@ def test_attackers_are_suspected_and_the_model_learns(
         worst = sorted(row["clients"], key=lambda client: row["scores"][str(client)])[-len(row["suspected"]) :]
         assert sorted(worst) == row["suspected"]
     assert card.extra["federation"]["detector"] == detector
+    print(
+        attack,
+        [row["clean_accuracy"]["value"] for row in card.extra["history"]],
+        [row["suspected"] for row in card.extra["history"]],
+    )
     assert card.extra["history"][-1]["clean_accuracy"]["value"] > 0.4
 
 
