@@ -36,7 +36,7 @@ def directions(values: Tensor) -> Tensor:
     return normalize(values.double(), dim=-1, eps=torch.finfo(torch.float64).tiny)
 
 
-def robust_score(values: Tensor, least_spread: float | Tensor) -> Tensor:
+def robust_score(values: Tensor, least_spread: float | Tensor, among: Tensor | None = None) -> Tensor:
     """Return ``(value - median) / (1.4826 MAD)`` of ``values`` (K,).
 
     It is the modified z-score of Iglewicz and Hoaglin (1993, How to Detect and Handle Outliers).
@@ -44,9 +44,11 @@ def robust_score(values: Tensor, least_spread: float | Tensor) -> Tensor:
     Args:
         values: any.
         least_spread: what the denominator is at least, as the MAD of values that agree, or of few, tells little.
+        among: which of them the median and the MAD are taken of (K,), bool, one at least; all where not given.
 
     >>> round(robust_score(torch.tensor([1.0, 2.0, 3.0, 4.0, 100.0]), 0.1)[-1].item(), 2)
     65.43
     """
-    center = middle(values)
-    return (values - center) / (1.4826 * middle((values - center).abs())).clamp_min(least_spread)
+    usual = values if among is None else values[among]
+    center = middle(usual)
+    return (values - center) / (1.4826 * middle((usual - center).abs())).clamp_min(least_spread)

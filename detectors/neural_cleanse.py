@@ -116,10 +116,15 @@ class NeuralCleanse(ModelDetector):
         return scores > self.threshold
 
     def index(self, triggers: Triggers) -> Tensor:
-        """Return the anomaly index (C,) of what `reverse` found; a class that was not reached needs all pixels."""
-        whole = float(triggers.masks[0].numel())
-        norms = torch.where(triggers.reached, triggers.norms, whole).clamp_min(SMALLEST)
-        return robust_score(-norms.log(), LEAST_SPREAD)
+        """Return the anomaly index (C,) of what `reverse` found.
+
+        A class that was not reached counts as one that needs all pixels, and neither for the median nor for the MAD;
+        where none was reached, all indices are 0.
+        """
+        if not triggers.reached.any():
+            return torch.zeros_like(triggers.norms)
+        norms = torch.where(triggers.reached, triggers.norms, float(triggers.masks[0].numel())).clamp_min(SMALLEST)
+        return robust_score(-norms.log(), LEAST_SPREAD, triggers.reached)
 
     def reverse(self, model: nn.Module, images: Tensor) -> Triggers:
         """Return the smallest trigger that leads to each class.

@@ -64,10 +64,13 @@ def test_the_index_by_hand() -> None:
 
 
 def test_a_class_that_was_not_reached_needs_all_pixels() -> None:
-    some = triggers(1, 25, 50, 50, 50, reached=(False, True, True, True, True))
-    # All of 100, and a spread of 0.1 where the others agree.
-    expected = torch.tensor([-(2**0.5), 2**0.5, 0, 0, 0]).sign() * torch.tensor(2.0).log() / 0.1
+    """All of 100; of the others the logarithms 3, 4 and 5 of base 2 have the median 4 and the MAD 1."""
+    some = triggers(1, 1, 8, 16, 32, 1, reached=(False, False, True, True, True, False))
+    missed = -(torch.tensor(100.0).log2() - 4)
+    expected = torch.stack([missed, missed, *torch.tensor([1.0, 0, -1]), missed]) / 1.4826
     torch.testing.assert_close(NeuralCleanse().index(some), expected)
+    none = triggers(1, 8, 16, reached=(False, False, False))
+    assert NeuralCleanse().index(none).tolist() == [0, 0, 0]
 
 
 def test_sizes_that_differ_by_little_do_not_count() -> None:
@@ -191,7 +194,9 @@ def test_the_model_is_given_back(toy_model: Normalized, toy_test: Dataset) -> No
         NeuralCleanse(steps=10).score(toy_model, images)
     assert [module.training for module in toy_model.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in toy_model.state_dict().items())
-    assert all((parameter.grad == 1).all() and parameter.requires_grad for parameter in toy_model.parameters())
+    assert all(parameter.requires_grad for parameter in toy_model.parameters())
+    gradients = [parameter.grad for parameter in toy_model.parameters()]
+    assert all(gradient is not None and bool((gradient == 1).all()) for gradient in gradients)
     assert images.grad is None
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in toy_model.modules())
 
