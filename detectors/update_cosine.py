@@ -30,6 +30,7 @@ class UpdateCosine(UpdateDetector):
     Args:
         threshold: score above which an update is suspected, above 0.
 
+    >>> import torch
     >>> scores = UpdateCosine().score(torch.tensor([[1.0, 0], [1, 0.1], [1, -0.2], [-0.5, 0]]))
     >>> UpdateCosine().decide(scores)
     tensor([False, False, False,  True])
