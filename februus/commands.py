@@ -15,7 +15,6 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
 
-from detectors.neural_cleanse import NeuralCleanse
 from februus import registry
 from februus.benchmark.adversarial import Adversary, draw_adversarial, measure_adversarial
 from februus.benchmark.cases import Case, find_checkpoints, open_cases
@@ -40,6 +39,7 @@ from februus.metrics import Rate
 from februus.models import Normalized, build
 from februus.models import load as load_model
 from februus.presets.verified import PARTS
+from februus.priors import make_scanner
 from februus.priors import scan as scan_model
 from februus.progress import console, progress
 from februus.purifier import Purifier
@@ -388,6 +388,7 @@ def scan(
     purifier: PurifierOptions,
     *,
     pictures: Path | None = None,
+    detector: str = "neural-cleanse",
     output: Path,
 ) -> None:
     """Look for a backdoor in a model, and in pictures that it was asked about in service.
@@ -396,9 +397,11 @@ def scan(
         model: the classifier.
         purifier: how the pictures are purified; its reference is what the model is tried on.
         pictures: a folder of pictures that were seen in service.
+        detector: what looks, with options, as neural-cleanse:steps=400,batch_size=1024.
         output: folder of scan.json, scan.png and, where a class is suspected, prior.safetensors for the option prior;
             where the pictures have a trigger in common, trigger.safetensors, for the trigger pixels:weights=FILE.
     """
+    scanner = make_scanner(detector)
     output_folder(output)
     loaded = model.load()
     size = model.picture_size(loaded)
@@ -407,7 +410,7 @@ def scan(
         raise mismatch("reference", "clean pictures to try the model on", "none")
     paths = [] if pictures is None else find_pictures(pictures)
     with console.status("looking for the smallest trigger of each class"):
-        found = scan_model(loaded, reference)
+        found = scan_model(loaded, reference, scanner)
     classes = loaded.card.classes if loaded.card else ()
 
     def named(label: int) -> str:
@@ -572,6 +575,7 @@ def measure_scans(
     *,
     data: str | None = None,
     references: int = REFERENCES,
+    detector: str = "neural-cleanse",
     loop: bool = False,
     seed: int = 0,
     output: Path = Path("februus-scans"),
@@ -582,19 +586,32 @@ def measure_scans(
         model: the classifier, or a folder of checkpoints.
         data: pictures; the cards' where not given.
         references: how many clean pictures each model is tried on.
+        detector: what looks, with options, as neural-cleanse:steps=400,batch_size=1024.
         loop: whether each scan is done again with one class at a time, to compare time and outcome.
         seed: of everything random.
         output: folder of scans.json.
     """
+    scanner = make_scanner(detector)
     output_folder(output)
     drawn = Table(
-        "model", "classes", "target", "rank", "index", "pixels", "suspects", "s", "s, loop", "same", "rho", box=SIMPLE_HEAD
+        "model",
+        "classes",
+        "target",
+        "rank",
+        "index",
+        "pixels",
+        "suspects",
+        "s",
+        "s, loop",
+        "same",
+        "rho",
+        box=SIMPLE_HEAD,
     )
     rows = []
     for name, checkpoint in _checkpoints(model):
         for case in checkpoint.open_cases(name=name, data=data, pictures=1, references=references, seed=seed):
             with console.status(case.name):
-                row = measure_scan(case, NeuralCleanse(seed=seed), against_loop=loop)
+                row = measure_scan(case, scanner, against_loop=loop)
             rows.append(row.to_dict())
             # After each: what is done is kept where a later one fails.
             write_json(output / "scans.json", rows)

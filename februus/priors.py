@@ -11,11 +11,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from detectors.neural_cleanse import NeuralCleanse, Triggers
+from februus import registry
 from februus.checks import mismatch
 from februus.files import write_file
 from februus.masks import dilate
 
-__all__ = ["Prior", "Scan", "scan"]
+__all__ = ["Prior", "Scan", "make_scanner", "scan"]
 
 # Of a soft mask's highest value, from which on a pixel belongs to the trigger's region, which is grown by one pixel.
 SOLID = 0.5
@@ -101,6 +102,21 @@ class Scan:
         label = self.suspects[0]
         mask, pattern = self.triggers.masks[label], self.triggers.patterns[label]
         return Prior(label=label, mask=mask, pattern=mask * pattern)
+
+
+def make_scanner(spec: str) -> NeuralCleanse:
+    """Build what looks for backdoors in models from its name and options.
+
+    Raises:
+        ValueError: if it is no detector that finds triggers.
+
+    >>> make_scanner("neural-cleanse:steps=50").steps
+    50
+    """
+    scanner = registry.create("detectors", spec)
+    if not isinstance(scanner, NeuralCleanse):
+        raise mismatch("detector", "one that finds triggers: neural-cleanse", repr(spec))
+    return scanner
 
 
 def scan(model: nn.Module, images: Tensor, detector: NeuralCleanse | None = None) -> Scan:

@@ -490,9 +490,15 @@ def test_scanning_takes_reference_pictures(toy_checkpoint: Path, capsys: pytest.
     assert "reference: expected clean pictures to try the model on, got none" in capsys.readouterr().err
 
 
+def test_what_finds_no_trigger_cannot_scan(toy_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("scan", "measure-scans"):
+        assert run(command, "--model", toy_checkpoint, "--detector", "strip", "--output", "scan") == 2
+        assert "detector: expected one that finds triggers: neural-cleanse, got 'strip'" in capsys.readouterr().err
+
+
 def test_scans_are_measured(toy_checkpoint: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ("--data", folder, "--references", "24", "--loop", "--output", "scans")
-    assert run("measure-scans", "--model", toy_checkpoint, *options) == 0
+    options = ("--data", folder, "--references", "24", "--loop", "--detector", "neural-cleanse:steps=50")
+    assert run("measure-scans", "--model", toy_checkpoint, *options, "--output", "scans") == 0
     (row,) = json.loads(Path("scans/scans.json").read_text())
     assert (row["name"], row["classes"], row["target_label"]) == ("toy", 4, 0)
     assert 1 <= row["rank"] <= 4

@@ -178,7 +178,9 @@ def test_a_suite_that_does_not_fit(text: str, message: str, tmp_path: Path) -> N
 
 
 def test_a_suite_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="suite: expected one of detectors, full, smoke, standard, or a file, got 'medium'"):
+    with pytest.raises(
+        ValueError, match="suite: expected one of detectors, full, smoke, standard, or a file, got 'medium'"
+    ):
         read_suite("medium")
     suite = Suite(checkpoints=[str(tmp_path)], defenses=["paper"])
     with pytest.raises(ValueError, match=r"checkpoints: expected a folder with model\.safetensors and card\.json"):
