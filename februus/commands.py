@@ -593,20 +593,11 @@ def measure_scans(
     """
     scanner = make_scanner(detector)
     output_folder(output)
-    drawn = Table(
-        "model",
-        "classes",
-        "target",
-        "rank",
-        "index",
-        "pixels",
-        "suspects",
-        "s",
-        "s, loop",
-        "same",
-        "rho",
-        box=SIMPLE_HEAD,
-    )
+    drawn = Table(box=SIMPLE_HEAD)
+    drawn.add_column("model", overflow="fold")
+    compared = ("s, loop", "same", "rho") if loop else ()
+    for heading in ("target", "rank", "index", "pixels", "suspects", "s", *compared):
+        drawn.add_column(heading, no_wrap=True)
     rows = []
     for name, checkpoint in _checkpoints(model):
         for case in checkpoint.open_cases(name=name, data=data, pictures=1, references=references, seed=seed):
@@ -615,19 +606,18 @@ def measure_scans(
             rows.append(row.to_dict())
             # After each: what is done is kept where a later one fails.
             write_json(output / "scans.json", rows)
-            drawn.add_row(
+            cells = [
                 row.name,
-                str(row.classes),
                 _cell(row.target_label),
-                _cell(row.rank),
+                "" if row.rank is None else f"{row.rank} of {row.classes}",
                 f"{row.index:.1f}",
                 f"{row.norm:.1f}",
                 ", ".join(map(str, row.suspects)),
                 f"{row.seconds:.0f}",
-                "" if row.loop_seconds is None else f"{row.loop_seconds:.0f}",
-                "" if row.same_suspects is None else str(row.same_suspects).lower(),
-                "" if row.rank_correlation is None else f"{row.rank_correlation:.2f}",
-            )
+            ]
+            if row.loop_seconds is not None:
+                cells += [f"{row.loop_seconds:.0f}", _cell(row.same_suspects).lower(), f"{row.rank_correlation:.2f}"]
+            drawn.add_row(*cells)
     console.print(drawn)
     clean = [row for row in rows if row["target_label"] is None]
     if clean:
