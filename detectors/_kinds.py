@@ -12,7 +12,7 @@ from typing_extensions import Self
 from detectors._checks import check_images, check_labels, check_range, mismatch
 from detectors._models import borrowed, representations
 
-__all__ = ["DatasetDetector", "Detector", "ModelDetector", "UpdateDetector"]
+__all__ = ["DatasetDetector", "Detector", "ModelDetector", "Seeded", "UpdateDetector"]
 
 
 @dataclass(kw_only=True)
@@ -20,10 +20,19 @@ class _Options:
     """What detectors that ask a model have in common."""
 
     batch_size: int = 256
-    seed: int = 0
 
     def __post_init__(self) -> None:
         check_range("batch_size", self.batch_size, 1)
+
+
+@dataclass(kw_only=True)
+class Seeded(_Options):
+    """What those have in common that leave something to chance."""
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         check_range("seed", self.seed, 0)
 
     def generator(self) -> torch.Generator:
@@ -39,7 +48,6 @@ class Detector(_Options, ABC):
 
     Args:
         batch_size: pictures that the model sees at once.
-        seed: of everything random.
     """
 
     model: nn.Module = field(init=False, repr=False, compare=False)
@@ -92,7 +100,6 @@ class DatasetDetector(_Options, ABC):
 
     Args:
         batch_size: pictures that the model sees at once.
-        seed: of everything random.
     """
 
     model: nn.Module | None = field(default=None, init=False, repr=False, compare=False)
@@ -146,7 +153,6 @@ class ModelDetector(_Options, ABC):
 
     Args:
         batch_size: pictures that the model sees at once.
-        seed: of everything random.
     """
 
     @abstractmethod

@@ -11,7 +11,7 @@ from sklearn.metrics import silhouette_samples
 from torch import Tensor
 
 from detectors._checks import check_range
-from detectors._kinds import DatasetDetector
+from detectors._kinds import DatasetDetector, Seeded
 
 __all__ = ["ActivationClustering"]
 
@@ -20,7 +20,7 @@ FEWEST = 4
 
 
 @dataclass(kw_only=True)
-class ActivationClustering(DatasetDetector):
+class ActivationClustering(Seeded, DatasetDetector):
     """Activation clustering (Chen et al. 2018, arXiv 1811.03728): two clusters of each class, the smaller is poisoned.
 
     Of what the last layer sees the principal components are cut in two by 2-means. The score joins the authors' two

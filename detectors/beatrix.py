@@ -31,7 +31,6 @@ class Beatrix(Detector):
         width: of the bounds, in MAD; above 0.
         fewest: clean pictures that a predicted class needs for bounds of its own, at least 2; else all of them count.
         batch_size: pictures that the model sees at once.
-        seed: unused, as nothing is random.
     """
 
     orders: int = 8

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detectors._checks import check_count, check_range
-from detectors._kinds import Detector
+from detectors._kinds import Detector, Seeded
 from detectors._models import answers
 
 __all__ = ["Frequency"]
@@ -22,7 +22,7 @@ TRAINED = 32
 
 
 @dataclass(kw_only=True)
-class Frequency(Detector):
+class Frequency(Seeded, Detector):
     """Frequency (Zeng et al., ICCV 2021, arXiv 2104.03413): what a small network makes of a picture's spectrum.
 
     The network is trained to tell the spectra (two-dimensional cosine transform) of clean pictures from those of the

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detectors._checks import check_images, check_range, mismatch
-from detectors._kinds import ModelDetector
+from detectors._kinds import ModelDetector, Seeded
 from detectors._models import answers, borrowed
 from detectors._statistics import robust_score
 
@@ -49,7 +49,7 @@ class Triggers:
 
 
 @dataclass(kw_only=True)
-class NeuralCleanse(ModelDetector):
+class NeuralCleanse(Seeded, ModelDetector):
     """Neural Cleanse (Wang et al., IEEE S&P 2019): the least mask that leads any picture to a class.
 
     ``min over mask, pattern of CE(f(x + mask (pattern - x)), c) + weight |mask|_1``, both through a tanh, by Adam. The

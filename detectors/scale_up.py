@@ -28,7 +28,6 @@ class ScaleUp(Detector):
         normalized: False is the data-free form, whose score is the share itself.
         fewest: clean pictures that a predicted class needs for a mean of its own, at least 2; else all of them count.
         batch_size: pictures that the model sees at once.
-        seed: unused, as nothing is random.
     """
 
     scales: tuple[float, ...] = (3, 5, 7, 9, 11)

@@ -11,7 +11,7 @@ from numpy.polynomial import Polynomial
 from torch import Tensor, nn
 
 from detectors._checks import check_count, check_range
-from detectors._kinds import Detector
+from detectors._kinds import Detector, Seeded
 from detectors._maps import last_layer
 from detectors._models import answers
 
@@ -22,7 +22,7 @@ POINTS = 1000
 
 
 @dataclass(kw_only=True)
-class SentiNet(Detector):
+class SentiNet(Seeded, Detector):
     """SentiNet (Chou et al., IEEE S&P Workshops 2020, arXiv 1812.00292): how far a region carries its class along.
 
     The region that speaks for the predicted class (Grad-CAM of the model's last maps) is pasted on clean pictures. Two

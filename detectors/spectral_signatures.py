@@ -21,7 +21,6 @@ class SpectralSignatures(DatasetDetector):
 
     Args:
         batch_size: pictures that the model sees at once.
-        seed: of nothing here; the method draws nothing.
     """
 
     def score_class(self, seen: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from sklearn.covariance import MinCovDet
 from torch import Tensor
 
 from detectors._checks import check_range
-from detectors._kinds import DatasetDetector
+from detectors._kinds import DatasetDetector, Seeded
 from detectors._statistics import middle
 
 __all__ = ["Spectre"]
@@ -23,7 +23,7 @@ ALIKE = 1e-3
 
 
 @dataclass(kw_only=True)
-class Spectre(DatasetDetector):
+class Spectre(Seeded, DatasetDetector):
     """SPECTRE (Hayase et al., ICML 2021, arXiv 2104.11315): robust whitening, then quantum entropy scores.
 
     What the last layer sees of a class is cut to its principal components and whitened by mean and covariance of its

@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detectors._checks import check_count, check_range
-from detectors._kinds import Detector
+from detectors._kinds import Detector, Seeded
 from detectors._models import answers
 
 __all__ = ["Strip"]
 
 
 @dataclass(kw_only=True)
-class Strip(Detector):
+class Strip(Seeded, Detector):
     """STRIP (Gao et al., ACSAC 2019, arXiv 1902.06531): how sure the model stays under other pictures.
 
     The score is minus the entropy of the prediction, averaged over clean pictures that are blended with the suspect:

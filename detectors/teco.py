@@ -9,14 +9,14 @@ from torch import Tensor
 
 from detectors._checks import mismatch
 from detectors._corruptions import CORRUPTIONS, SEVERITIES, Draws, draw
-from detectors._kinds import Detector
+from detectors._kinds import Detector, Seeded
 from detectors._models import answers
 
 __all__ = ["TeCo"]
 
 
 @dataclass(kw_only=True)
-class TeCo(Detector):
+class TeCo(Seeded, Detector):
     """TeCo (Liu et al., CVPR 2023, arXiv 2303.18191): how unlike the corruptions are that turn the prediction.
 
     For each kind of corruption the picture is corrupted more and more, until the model predicts another class. The

@@ -810,17 +810,7 @@ def measure_robustness(
 
 def methods() -> None:
     """List the methods that other commands take, with their options: NAME or NAME:option=value,option=value."""
-    for family in (
-        "architectures",
-        "triggers",
-        "presets",
-        "localizers",
-        "inpainters",
-        "restorers",
-        "attacks",
-        "aggregators",
-        "engines",
-    ):
+    for family in registry.FAMILIES:
         drawn = Table("name", "options", title=family, title_justify="left", show_header=False, box=None)
         for name in registry.available(family):
             known = registry.options_of(registry.find(family, name)).values()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from detectors import Detector
+from detectors import Detector, Seeded
 from februus import registry
 from februus.purifier import Purifier
 
@@ -14,7 +14,7 @@ __all__ = ["Evidence"]
 
 
 @dataclass(kw_only=True)
-class Evidence(Detector):
+class Evidence(Seeded, Detector):
     """Score pictures as a purifier does.
 
     Args:
