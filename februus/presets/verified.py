@@ -138,7 +138,7 @@ class Verified:
         order = torch.randperm(len(reference), generator=seeded(self.seed)).to(reference.device)
         probes, others = reference[order[:PROBES]], reference[order[PROBES:]]
         prior = self._find_prior(model, reference)
-        columns: list[list[Tensor]] = [[], [], [], [], [], []]
+        columns: list[list[Tensor]] = [[], [], [], [], [], [], []]
         for images in others.split(batch_size):
             _, heat, logits = self.locate(model, images)
             labels, encoded = logits.argmax(1), self.restorer(images)
@@ -150,10 +150,11 @@ class Verified:
                 led,
                 consensus(carried_by_residue(model, images - encoded, labels, probes, batch_size=batch_size)),
                 consensus(carried_by_place(model, images, prior, labels, probes, batch_size=batch_size)),
+                labels,
             )
             for column, values in zip(columns, found, strict=True):
                 column.append(values)
-        gathered, looks, carried, leads, left, placed = (torch.cat(column) for column in columns)
+        gathered, looks, carried, leads, left, placed, predicted = (torch.cat(column) for column in columns)
         lead = leads.quantile(1 - UNCLEARED_WHOLE).clamp(min=0).item()
         calibration = Calibration(
             probes=probes,
@@ -166,7 +167,7 @@ class Verified:
             region=Tail(start=0.0, scale=1.0),
             whole=Tail.fit(left),
             prior=prior,
-            known=Tail.fit(placed) if prior else None,
+            known=_of_one_class(Tail.fit(placed), prior, predicted) if prior else None,
         )
         suspicion = self._suspicion(calibration, gathered, looks)
         calibration = replace(
@@ -507,6 +508,16 @@ def carried_by_place(
         return torch.zeros(len(images), len(probes), device=images.device)
     masks = prior.region.to(images.device).expand(len(images), -1, -1, -1)
     return transplant(model, images * masks, masks, labels, probes, batch_size=batch_size)
+
+
+def _of_one_class(tail: Tail, prior: Prior, predicted: Tensor) -> Tail:
+    """Return the law of values that only pictures of the known class are asked for.
+
+    Of the innocent pictures few are of that class (the share of ``predicted``, at least one of them), and only they can
+    be accused; so the same value is that much rarer among all.
+    """
+    share = max((predicted == prior.label).double().mean().item(), 1 / len(predicted))
+    return Tail(start=tail.start + tail.scale * math.log(share), scale=tail.scale)
 
 
 def decisive(model: nn.Module, images: Tensor, restored: Tensor, labels: Tensor, others: Tensor) -> Tensor:

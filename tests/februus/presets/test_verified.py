@@ -31,6 +31,7 @@ from februus.presets.verified import (
     Verified,
     decisive,
 )
+from februus.priors import Prior
 from februus.purifier import Purifier
 from februus.restorers.jpeg import Jpeg
 from februus.seeds import seeded
@@ -614,3 +615,81 @@ def test_a_method_outside_the_registry_cannot_be_kept(patched: Case, tmp_path: P
     with pytest.raises(ValueError, match=r"inpainter: expected one of .*telea, got .*Unlisted"):
         purifier.save(tmp_path / "purifier")
     assert not list(tmp_path.rglob("*.json"))
+
+
+# --- what is known before --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def known(toy_trigger: Patch, tmp_path: Path) -> Path:
+    """Write where the toy's trigger lies and which class it leads to."""
+    mask = (toy_trigger(torch.full((1, 3, 32, 32), 0.5))[0] != 0.5).any(0, keepdim=True).float()
+    path = tmp_path / "prior.safetensors"
+    Prior(label=0, mask=mask, pattern=mask * toy_trigger(torch.zeros(1, 3, 32, 32))[0]).save(path)
+    return path
+
+
+def test_a_prior_accuses_pictures_of_its_class_alone(patched: Case, known: Path) -> None:
+    informed = Purifier.for_model(patched.model, patched.reference, inpainter="telea", prior=str(known))
+    images = patched.mixed()
+    before, after = patched.purifier(images), informed(images)
+    assert informed.preset.calibration.prior.label == 0  # type: ignore[attr-defined]
+    triggered = torch.arange(len(images)) % 2 == 1
+    assert after.flagged[triggered].float().mean() >= before.flagged[triggered].float().mean()
+    assert (after.labels[triggered] != 0).float().mean() > 0.9
+    # Three explanations share the rate: nobody else looks more suspicious than before.
+    others = before.logits_before.argmax(1) != 0
+    assert (after.scores[others] <= before.scores[others] + 1e-6).all()
+    innocent = informed(patched.clean.floats())
+    assert innocent.flagged.float().mean() < 0.05
+
+
+def test_a_prior_finds_what_heat_does_not(patched: Case, known: Path) -> None:
+    """With a localizer that looks elsewhere only the known place is left."""
+
+    class Elsewhere:
+        def __call__(self, model: nn.Module, images: Tensor) -> Tensor:
+            model(images)
+            heat = torch.zeros(len(images), 1, 32, 32)
+            heat[..., :8, :8] = torch.rand(8, 8, generator=seeded(0))
+            return heat
+
+    triggered = patched.triggered[:16]
+    options: dict[str, Any] = {"inpainter": "telea", "localizer": Elsewhere()}
+    blind = Purifier.for_model(patched.model, patched.reference, **options)(triggered)
+    informed = Purifier.for_model(patched.model, patched.reference, prior=str(known), **options)(triggered)
+    assert (blind.labels == 0).float().mean() > 0.9
+    assert (informed.labels == 0).float().mean() < 0.1
+    assert informed.masks[:, :, :16, :16].sum() == 0
+
+
+def test_a_prior_is_kept_with_the_purifier(patched: Case, known: Path, tmp_path: Path) -> None:
+    informed = Purifier.for_model(patched.model, patched.reference, inpainter="telea", prior=str(known))
+    informed.save(tmp_path / "purifier")
+    known.unlink()
+    images = patched.mixed(4)
+    kept = Purifier.load(tmp_path / "purifier", patched.model)
+    torch.testing.assert_close(kept(images).scores, informed(images).scores)
+
+
+def test_a_scan_gives_the_prior(patched: Case, monkeypatch: pytest.MonkeyPatch, known: Path) -> None:
+    prior = Prior.load(known)
+
+    @dataclass(frozen=True)
+    class Found:
+        prior: Prior | None
+
+    for found in (prior, None):
+        monkeypatch.setattr(module, "scan", lambda *_, found=found: Found(found))
+        preset = Verified(prior="scan", false_positive_rate=0.05).fit(
+            patched.model, patched.reference[:FEW], batch_size=64
+        )
+        assert preset.calibrated().prior is found
+
+
+def test_a_prior_of_another_size_is_refused(patched: Case, tmp_path: Path) -> None:
+    Prior(label=0, mask=torch.ones(1, 24, 24), pattern=torch.ones(3, 24, 24)).save(tmp_path / "small")
+    with pytest.raises(ValueError, match=r"prior: expected one of \(32, 32\) pixels, got \(24, 24\)"):
+        Purifier.for_model(patched.model, patched.reference, prior=str(tmp_path / "small"))
+    with pytest.raises(ValueError, match="prior: expected a safetensors file that scan wrote"):
+        Purifier.for_model(patched.model, patched.reference, prior=str(tmp_path / "missing"))
