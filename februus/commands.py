@@ -594,7 +594,7 @@ def measure_scans(
     scanner = make_scanner(detector)
     output_folder(output)
     drawn = Table(box=SIMPLE_HEAD)
-    drawn.add_column("model", overflow="fold")
+    drawn.add_column("model", overflow="fold", min_width=16)
     compared = ("s, loop", "same", "rho") if loop else ()
     for heading in ("target", "rank", "index", "pixels", "suspects", "s", *compared):
         drawn.add_column(heading, no_wrap=True)
