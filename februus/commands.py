@@ -35,7 +35,7 @@ from februus.federated import Federation
 from februus.federated import train as train_federated
 from februus.federated.population import Engine
 from februus.files import output_folder, write_file, write_json
-from februus.metrics import Rate
+from februus.metrics import Rate, told
 from februus.models import Normalized, build
 from februus.models import load as load_model
 from februus.presets.verified import PARTS
@@ -603,7 +603,7 @@ def measure_scans(
         for case in checkpoint.open_cases(name=name, data=data, pictures=1, references=references, seed=seed):
             with console.status(case.name):
                 row = measure_scan(case, scanner, against_loop=loop)
-            rows.append(row.to_dict())
+            rows.append(asdict(row))
             # After each: what is done is kept where a later one fails.
             write_json(output / "scans.json", rows)
             cells = [
@@ -867,12 +867,10 @@ def _train(
 
 def _service_facts(service: Service) -> dict[str, Any]:
     rates = {"flagged": service.flagged, "taken": service.taken, "success": service.success}
-    told = {
-        name: {"count": rate.count, "total": rate.total, "value": rate.value, "interval": list(rate.interval)}
-        for name, rate in rates.items()
-        if rate is not None
+    return {
+        "suspect": service.suspect,
+        **{name: told(rate, "value") for name, rate in rates.items() if rate is not None},
     }
-    return {"suspect": service.suspect, **told}
 
 
 def _cell(value: object) -> str:

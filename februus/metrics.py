@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +43,7 @@ __all__ = [
     "recovered_accuracy",
     "recovered_accuracy_loss",
     "structural_similarity_inside",
+    "told",
     "true_positive_rate",
 ]
 
@@ -76,8 +78,7 @@ class Rate:
         return float(interval.low), float(interval.high)
 
     def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.value:.3f} [{low:.3f}, {high:.3f}]"
+        return _shown(self.value, self.interval)
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,7 @@ class Auroc:
         return float(brentq(beyond, 0.0, min(value, 1 - 1e-9))) if value > 0 else 0.0
 
     def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.value:.3f} [{low:.3f}, {high:.3f}]"
+        return _shown(self.value, self.interval)
 
 
 @dataclass(frozen=True)
@@ -213,10 +213,25 @@ class Mean:
         return self.value - half, self.value + half
 
     def __str__(self) -> str:
-        if self.interval is None:
-            return f"{self.value:.3f}"
-        low, high = self.interval
-        return f"{self.value:.3f} [{low:.3f}, {high:.3f}]"
+        return _shown(self.value, self.interval)
+
+
+def told(figure: Rate | Difference | Auroc | Mean, *more: str) -> dict[str, Any]:
+    """Return what a file holds of a figure: what makes it, what ``more`` of it is wanted, and its interval.
+
+    >>> told(Rate(0, 0))
+    {'count': 0, 'total': 0, 'interval': [0.0, 1.0]}
+    """
+    made = {item.name: getattr(figure, item.name) for item in fields(figure)}
+    interval = figure.interval
+    return {**{name: getattr(figure, name) for name in more}, **made, "interval": interval and list(interval)}
+
+
+def _shown(value: float, interval: tuple[float, float] | None) -> str:
+    if interval is None:
+        return f"{value:.3f}"
+    low, high = interval
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def clean_accuracy(predictions: Tensor, labels: Tensor) -> Rate:

@@ -33,6 +33,7 @@ from februus.metrics import (
     recovered_accuracy,
     recovered_accuracy_loss,
     structural_similarity_inside,
+    told,
 )
 from februus.poisoning import stamp
 from februus.purifier import Purifier
@@ -110,12 +111,12 @@ class Row:
             "name": self.name,
             "preset": self.preset,
             **{name: rate.value for name, rate in self.rates.items()},
-            "rates": {name: _told(rate) for name, rate in self.rates.items()},
-            "differences": {name: _told(difference, "value") for name, difference in self.differences.items()},
-            "detection": found and {item.name: _told(getattr(found, item.name), "value") for item in fields(found)},
+            "rates": {name: told(rate) for name, rate in self.rates.items()},
+            "differences": {name: told(difference, "value") for name, difference in self.differences.items()},
+            "detection": found and {item.name: told(getattr(found, item.name), "value") for item in fields(found)},
             "effectiveness": self.effectiveness,
-            "psnr": self.psnr and _told(self.psnr),
-            "ssim": self.ssim and _told(self.ssim),
+            "psnr": self.psnr and told(self.psnr),
+            "ssim": self.ssim and told(self.ssim),
             **{item.name: getattr(self, item.name) for item in fields(self) if item.name.startswith(COSTS)},
             "settings": self.settings,
         }
@@ -147,16 +148,9 @@ class Row:
             raise mismatch("row", "what `Row.to_dict` returned", repr(error)) from error
 
 
-def _told(figure: Rate | Difference | Auroc | Mean, *more: str) -> dict[str, Any]:
-    """Return what makes a figure, what ``more`` is wanted of it, and its interval."""
-    made = {item.name: getattr(figure, item.name) for item in fields(figure)}
-    interval = figure.interval
-    return {**{name: getattr(figure, name) for name in more}, **made, "interval": interval and list(interval)}
-
-
-def _read(kind: type[Figure], told: Mapping[str, Any]) -> Figure:
-    """Return the figure that `_told` told."""
-    return kind(**{item.name: told[item.name] for item in fields(kind)})
+def _read(kind: type[Figure], content: Mapping[str, Any]) -> Figure:
+    """Return the figure that `told` made ``content`` of."""
+    return kind(**{item.name: content[item.name] for item in fields(kind)})
 
 
 @dataclass(frozen=True, kw_only=True)

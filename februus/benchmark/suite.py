@@ -111,7 +111,8 @@ class Suite:
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise mismatch("checkpoints", "names that differ", f"{names.count(twice)} called {twice}")
-        grid = product(models, self.seeds, self.triggers, self.presets())
+        backdoored = [_is_backdoored(model) for model in models]
+        grid = product(zip(models, backdoored, strict=True), self.seeds, self.triggers, self.presets())
         return [
             Unit(
                 checkpoint=checkpoint,
@@ -122,9 +123,9 @@ class Suite:
                 references=self.references,
                 batch_size=self.batch_size,
             )
-            for checkpoint, seed, trigger, preset in grid
+            for (checkpoint, known), seed, trigger, preset in grid
             # A clean model has no class that another trigger could lead to, and no trigger to be restored.
-            if _is_backdoored(checkpoint) or (trigger == OWN and preset != ORACLE)
+            if known or (trigger == OWN and preset != ORACLE)
         ]
 
     def _models(self) -> Iterator[dict[str, Any]]:
@@ -175,14 +176,12 @@ class Unit:
 
     def open_cases(self) -> list[Case]:
         """Open the checkpoint with pictures and triggers."""
-        own = {name: value for name, value in self.checkpoint.items() if name in BACKDOOR}
-        trigger = own if self.trigger == OWN else {**own, "trigger": self.trigger}
         options: dict[str, Any] = {
             "pictures": self.pictures,
             "references": self.references,
             "seed": self.seed,
             **self.checkpoint,
-            **trigger,
+            **({} if self.trigger == OWN else {"trigger": self.trigger}),
         }
         if options.get("weights") is not None:
             options["weights"] = Path(options["weights"])

@@ -20,8 +20,9 @@ from februus.checks import check_choice, mismatch
 from februus.data import Dataset, Source
 from februus.federated import Federation
 from februus.federated import train as train_federated
+from februus.federated.checkpoints import federation_of
 from februus.files import output_folder, write_file, write_json
-from februus.metrics import Rate
+from februus.metrics import Rate, told
 from februus.models import read_card
 from februus.models.checkpoint import WEIGHTS
 
@@ -278,7 +279,7 @@ def _is_finished(recipe: Recipe, output: Path) -> bool:
         extra = read_card(folder).extra
     except ValueError:
         return False  # To be told when it is its turn.
-    return extra.get("federation") == asdict(recipe.settings) and len(extra["history"]) == recipe.settings.rounds
+    return federation_of(extra) == asdict(recipe.settings) and len(extra["history"]) == recipe.settings.rounds
 
 
 def _entry(recipe: Recipe, output: Path) -> dict[str, Any]:
@@ -290,10 +291,7 @@ def _entry(recipe: Recipe, output: Path) -> dict[str, Any]:
         "axes": recipe.axes,
         "options": recipe.options,
         **{name: rate.value for name, rate in rates.items()},
-        "rates": {
-            name: {"count": rate.count, "total": rate.total, "interval": list(rate.interval)}
-            for name, rate in rates.items()
-        },
+        "rates": {name: told(rate) for name, rate in rates.items()},
         "bytes": (folder / WEIGHTS).stat().st_size,
     }
 

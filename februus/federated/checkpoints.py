@@ -23,7 +23,7 @@ from februus.models import Card, Normalized, read_card
 from februus.models import load as load_model
 from februus.types import Trigger
 
-__all__ = ["card_of", "copy_files", "forget", "recall", "remember", "resume", "start_from"]
+__all__ = ["card_of", "copy_files", "federation_of", "forget", "recall", "remember", "resume", "start_from"]
 
 
 def _memory_file(output: Path, round_number: int) -> Path:
@@ -110,13 +110,17 @@ def start_from(folder: str, model: Normalized, card: Card) -> None:
     write_state(model, read_state(load_model(folder)))
 
 
+def federation_of(extra: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the settings that a card tells of; those written before there were detectors tell of none."""
+    told = extra.get("federation")
+    return None if told is None else {"detector": None, **told}
+
+
 def resume(output: Path, card: Card) -> list[dict[str, Any]]:
     """Return the rounds that a folder of the same run already has."""
     there = read_card(output)
     expected, found = card.to_dict(), there.to_dict()
-    if "federation" in found:
-        # Cards written before there were detectors do not tell of one.
-        found["federation"] = {"detector": None, **found["federation"]}
+    found["federation"] = federation_of(found)
     differing = [
         key for key in expected if key not in ("name", "versions", "source") and expected[key] != found.get(key)
     ]
