@@ -16,11 +16,11 @@ from torch.nn import functional as F
 
 from februus.checks import check_images, mismatch
 from februus.files import write_file
-from februus.localizers._layers import convolutions
+from februus.localizers._layers import convolutions, last_of_each_size
 from februus.localizers.grad_cam import GradCam
 from februus.localizers.gradient_x_activation import GradientXActivation
 from februus.masks import top_fraction
-from februus.presets.verified import SUSPECTED, Verified, carried_by_regions, carried_by_residue
+from februus.presets.verified import SUSPECTED, Verified, add_pattern, carried_by_regions
 from februus.purifier import Purifier
 from februus.types import Purified
 from februus.verification import answer, concentration, consensus
@@ -40,6 +40,7 @@ PICTURE, GAP, ABOVE, SENTENCES = 1.3, 0.2, 0.6, 3.9
 TITLE, CHARACTERS = 20, 14
 # Lines of a contour run through the middles of points: so many of them a pixel side follow its edges.
 FINE = 8
+PATTERN_NAMES = ("The noise on it", "The waves on it")
 GUILTY, INNOCENT, OUTLINE = "#c00000", "#707070", "#ffe000"
 
 
@@ -67,7 +68,7 @@ class Candidate:
     Args:
         part: what is put on other pictures (3, H, W): a region and 0 elsewhere, or a faint pattern.
         mask: the region (1, H, W); all 1 for a pattern, which has none.
-        removed: the picture without it (3, H, W): inpainted, or re-encoded.
+        removed: the picture without it (3, H, W): a region is inpainted.
         logits: the model's answer to that (C,).
         pasted: the probes with it (P, 3, H, W).
         pasted_logits: the model's answers to those (P, C).
@@ -100,7 +101,7 @@ class Evidence:
         logits: the model's answers to them (P, C).
         foreign: which of them are of another class than the picture (P,), bool.
         regions: the hottest region of each size, from small to large.
-        pattern: what re-encoding the whole picture takes away.
+        patterns: what is taken off the whole picture: noise, and waves outside the hottest quarter.
         threshold: score from which on a candidate is guilty.
     """
 
@@ -108,7 +109,7 @@ class Evidence:
     logits: Tensor
     foreign: Tensor
     regions: tuple[Candidate, ...]
-    pattern: Candidate
+    patterns: tuple[Candidate, ...]
     threshold: float
 
 
@@ -152,13 +153,15 @@ def explain(purifier: Purifier, image: Tensor) -> Explanation:
 
 
 def _read(purifier: Purifier, image: Tensor, purified: Purified) -> tuple[Heat, ...]:
-    """Read the last convolution of each map size, by the purifier's localizer where that reads a layer."""
+    """Read the last layer of each map size, by the purifier's localizer where that reads a layer."""
     own = getattr(purifier.preset, "localizer", None)
     localizer = own if isinstance(own, GradCam | GradientXActivation) else GradientXActivation()
     used = purified.heatmaps[0].mean(0)
-    last = {size: layer for layer, size in convolutions(purifier.model, image).items()}
+    # As each of them chooses its own.
+    convolved = {size: layer for layer, size in convolutions(purifier.model, image).items()}
+    layers = convolved if isinstance(localizer, GradCam) else last_of_each_size(purifier.model, image)
     heats = []
-    for size, layer in last.items():
+    for size, layer in layers.items():
         heatmap = replace(localizer, layer=layer)(purifier.model, image)[0, 0]
         heats.append(Heat(layer=layer, size=size, heatmap=heatmap, used=torch.allclose(heatmap, used, atol=SAME)))
     # The localizer may read another layer, several, or none.
@@ -193,28 +196,31 @@ def _try(purifier: Purifier, preset: Verified, image: Tensor, purified: Purified
             margin=margin.item(),
             heat=None if heat is None else heat.item(),
             score=score.item(),
-            guilty=suspected and score.item() >= preset.threshold and bool(heat is not None or after.argmax() != label),
+            guilty=suspected and score.item() >= preset.threshold,
         )
 
     _, heat, _ = preset.locate(model, image)
     carried = consensus(carried_by_regions(model, image, heat, label, probes, batch_size=batch_size))
-    found = zip(SUSPECTED, carried[0], preset.judge_sizes(carried)[0], strict=True)
+    sizes = zip(SUSPECTED, carried[0], preset.judge_sizes(carried)[0], strict=True)
     regions = []
-    for size, margin, score in found:
+    for size, margin, score in sizes:
         share = concentration(heat, size).sigmoid()[0]
         mask = top_fraction(heat, size)
         removed = preset.inpainter(image, mask)
         regions.append(candidate(image * mask, mask, removed, margin=margin, heat=share, score=score))
-    encoded = preset.restorer(image)
-    left = consensus(carried_by_residue(model, image - encoded, label, probes, batch_size=batch_size))
+    patterns = preset.patterns(image, heat)
+    found = [consensus(add_pattern(model, pattern, label, probes, batch_size=batch_size)) for pattern in patterns]
+    left = torch.stack(found, 1)
     nowhere = torch.zeros_like(image[:, :1])
-    score = preset.judge_residue(left)
     return Evidence(
         probes=probes,
         logits=logits,
         foreign=foreign,
         regions=tuple(regions),
-        pattern=candidate(image - encoded, nowhere, encoded, margin=left, heat=None, score=score),
+        patterns=tuple(
+            candidate(pattern, nowhere, (image - pattern).clamp(0, 1), margin=margin, heat=None, score=score)
+            for pattern, margin, score in zip(patterns, left[0], preset.judge_patterns(left)[0], strict=True)
+        ),
         threshold=preset.threshold,
     )
 
@@ -231,13 +237,14 @@ def draw_explanation(path: Path, explanation: Explanation, classes: Sequence[str
         ValueError: if the file cannot be written.
     """
     evidence = explanation.evidence
-    candidates = (*evidence.regions, evidence.pattern) if evidence else ()
+    candidates = (*evidence.regions, *evidence.patterns) if evidence else ()
     sheet = _Sheet(rows=2 + len(candidates) + bool(evidence), classes=classes)
     _draw_heats(sheet, explanation)
     if evidence:
         _draw_probes(sheet, evidence)
-        for row, candidate in enumerate(candidates, start=2):
-            _draw_candidate(sheet, row, explanation, evidence, candidate)
+        parts = (*(f"The hottest {_percent(region.mask)}" for region in evidence.regions), *PATTERN_NAMES)
+        for row, (part, candidate) in enumerate(zip(parts, candidates, strict=True), start=2):
+            _draw_candidate(sheet, row, explanation, evidence, candidate, part)
     _draw_verdict(sheet, explanation)
     write_file(path, lambda temporary: sheet.figure.savefig(temporary, dpi=110, format="png"))
 
@@ -327,16 +334,16 @@ def _draw_probes(sheet: _Sheet, evidence: Evidence) -> None:
 
 
 def _draw_candidate(
-    sheet: _Sheet, row: int, explanation: Explanation, evidence: Evidence, candidate: Candidate
+    sheet: _Sheet, row: int, explanation: Explanation, evidence: Evidence, candidate: Candidate, part: str
 ) -> None:
     before, after = explanation.purified.logits_before[0].argmax(), candidate.logits.argmax()
     whole = candidate.heat is None
     if whole:
         contrast = 0.5 / candidate.part.abs().amax().clamp(min=1 / 255)
-        sheet.picture(row, 0, 0.5 + contrast * candidate.part, "what it takes away", f"contrast x{contrast:.1f}")
+        sheet.picture(row, 0, 0.5 + contrast * candidate.part, "what is taken off", f"contrast x{contrast:.1f}")
     else:
         _outline(sheet.picture(row, 0, explanation.image, f"{_percent(candidate.mask)} of the picture"), candidate.mask)
-    sheet.picture(row, 1, candidate.removed, "re-encoded:" if whole else "without it:", *sheet.said(candidate.logits))
+    sheet.picture(row, 1, candidate.removed, "without it:", *sheet.said(candidate.logits))
     shown = zip(candidate.pasted[:MOST_PROBES], candidate.pasted_logits, candidate.taken.tolist(), strict=False)
     for column, (pasted, logits, taken) in enumerate(shown, start=2):
         sheet.picture(row, column, pasted, *sheet.said(logits), colour=GUILTY if taken else INNOCENT)
@@ -348,13 +355,11 @@ def _draw_candidate(
     lines = [
         f"{held}{'Added to' if whole else 'Put on'} {there}, it turns {int(candidate.taken.sum())} into {name} "
         f"(margin {_signed(candidate.margin)}). {_rarity(candidate.score)}",
-        f"{'Re-encoded' if whole else 'Without it'}, the picture {'stays' if after == before else 'is'} "
-        f"{sheet.name(after)}.",
+        f"Without it, the picture {'stays' if after == before else 'is'} {sheet.name(after)}.",
     ]
     if candidate.score >= evidence.threshold and not candidate.guilty:
         cleared = whole or explanation.purified.stages[0] == "locate"
         lines.append("But a first look had cleared it." if cleared else "But all sizes together, and the heat, do not.")
-    part = "What re-encoding takes away" if whole else f"The hottest {_percent(candidate.mask)}"
     verdict, colour = ("guilty", GUILTY) if candidate.guilty else ("not by itself", INNOCENT)
     sheet.sentences(row, 2 + MOST_PROBES, f"{part}: {verdict}", *lines, colour=colour)
 
@@ -379,9 +384,11 @@ def _draw_verdict(sheet: _Sheet, explanation: Explanation) -> None:
     elif evidence is None:
         lines = ["Nothing is hot; it is passed on as it came."]
     elif whole:
+        scores = [candidate.score for candidate in evidence.patterns]
+        part = PATTERN_NAMES[scores.index(max(scores))]
         lines = [
-            f"What re-encoding takes away makes {before} of other pictures, too.",
-            f"So the picture was re-encoded as a whole, and {now}",
+            f"{part}, added to other pictures, makes {before} of them.",
+            f"So the picture was restored as a whole, and {now}",
         ]
     elif touched:
         best = max(evidence.regions, key=lambda candidate: candidate.score)
@@ -391,7 +398,7 @@ def _draw_verdict(sheet: _Sheet, explanation: Explanation) -> None:
         ]
     elif purified.stages[0] == "locate":
         lines = [
-            "At first look its heat is spread, and its class outlasts re-encoding, as in most pictures.",
+            "At first look its heat is spread and nothing faint carries its class, as in most pictures.",
             "So it is passed on as it came. What is shown above was tried for this figure only.",
         ]
     else:

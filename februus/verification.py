@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,11 @@ from februus.checks import mismatch
 from februus.masks import top_fraction
 from februus.models.modes import evaluation_mode
 
-__all__ = ["Tail", "answer", "concentration", "consensus", "margins", "transplant"]
+__all__ = ["Law", "Tail", "answer", "concentration", "consensus", "margins", "transplant"]
 
 LEAST_SHARE = 1e-3
+# How many pictures of a class it takes for its own figures to count as much as those of all classes.
+PRIOR = 20
 
 
 def answer(model: nn.Module, images: Tensor, *, batch_size: int) -> Tensor:
@@ -130,3 +132,61 @@ class Tail:
     def surprise(self, values: Tensor) -> Tensor:
         """Return ``-log10`` of the share of innocent pictures that reach ``values``; linear in them."""
         return ((values - self.start) / self.scale - math.log(self.SHARE)) / math.log(10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Law:
+    """How often an innocent picture exceeds a value, where some classes reach it more readily than others.
+
+    A model may take to a class (a backdoored one does to its target), and then the parts of its pictures carry it
+    further. So the innocent are a mixture: with the frequency of a class as weight, a value of it is ``p_c + s_c e``,
+    where the place ``p_c`` is a median, the spread ``s_c`` a median absolute deviation, and ``e`` follows one `Tail`.
+    Places and spreads are drawn to those of all pictures, as if 20 others of each class had been seen (the spreads by
+    their squares).
+
+    Args:
+        frequencies: of the classes among innocent pictures (C,).
+        places: of their values (C,).
+        spreads: likewise (C,), positive.
+        tail: of what is left, in spreads above the place.
+    """
+
+    frequencies: Tensor
+    places: Tensor
+    spreads: Tensor
+    tail: Tail
+
+    @classmethod
+    def fit(cls, values: Tensor, labels: Tensor, num_classes: int) -> Law:
+        """Fit the law to ``values`` (N,) of pictures of the classes ``labels`` (N,).
+
+        Raises:
+            ValueError: if the values are not finite.
+        """
+        values, counts = values.double(), labels.bincount(minlength=num_classes).double()
+
+        def medians(found: Tensor) -> tuple[Tensor, Tensor]:
+            common, own = found.quantile(0.5), found.new_zeros(num_classes)
+            for label in labels.unique():
+                own[label] = found[labels == label].quantile(0.5)
+            return common, own
+
+        common, own = medians(values)
+        places = (counts * own + PRIOR * common) / (counts + PRIOR)
+        above = values - places[labels]
+        common, own = medians(above.abs())
+        spreads = ((counts * own**2 + PRIOR * common**2) / (counts + PRIOR)).sqrt().clamp(min=1e-6)
+        tail = Tail.fit(above / spreads[labels])
+        return cls(frequencies=counts / len(values), places=places, spreads=spreads, tail=tail)
+
+    def of(self, label: int) -> Law:
+        """Return the law of values that only pictures of one class are asked for; one in a thousand at least is."""
+        frequencies = torch.zeros_like(self.frequencies)
+        frequencies[label] = self.frequencies[label].clamp(min=LEAST_SHARE)
+        return replace(self, frequencies=frequencies)
+
+    def surprise(self, values: Tensor) -> Tensor:
+        """Return ``-log10`` of the share of innocent pictures that reach ``values`` (N,)."""
+        frequencies, places, spreads = (one.to(values.device) for one in (self.frequencies, self.places, self.spreads))
+        each = self.tail.surprise((values.double()[:, None] - places) / spreads).clamp(min=0)
+        return -(frequencies.log() - each * math.log(10)).logsumexp(1) / math.log(10)

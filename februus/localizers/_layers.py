@@ -1,4 +1,4 @@
-"""Finding the convolutions of a classifier by tracing a picture through it."""
+"""Finding the maps of a classifier by tracing a picture through it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from februus.checks import check_choice, mismatch
 from februus.models.modes import evaluation_mode
 
-__all__ = ["check_convolutional", "convolutions", "layer_of", "scaled"]
+__all__ = ["check_convolutional", "convolutions", "last_of_each_size", "layer_of", "scaled"]
 
 EXPECTED = "a convolutional classifier, for Grad-CAM"
 
-# The convolutions of a model for a picture's shape: traced once, not for each batch.
+# The modules of a model that have maps of a picture of some shape, in the order in which they end, and the maps' sizes:
+# traced once, not for each batch.
 _KNOWN: WeakKeyDictionary[nn.Module, dict[torch.Size, dict[str, tuple[int, int]]]] = WeakKeyDictionary()
 
 
@@ -43,34 +44,45 @@ def convolutions(model: nn.Module, images: Tensor) -> dict[str, tuple[int, int]]
     shape = images.shape[1:]
     if shape not in known:
         known[shape] = _trace(model, images)
-    return known[shape]
+    found = {name: size for name, size in known[shape].items() if isinstance(model.get_submodule(name), nn.Conv2d)}
+    if not found:
+        raise mismatch("model", EXPECTED, f"one whose convolutions shrink {tuple(images.shape[2:])} pictures to 1x1")
+    return found
+
+
+def last_of_each_size(model: nn.Module, images: Tensor) -> dict[tuple[int, int], str]:
+    """Return, for each map size of a convolution, the last module with maps of that size.
+
+    After a block with a shortcut that is the block, whose maps have all that goes on, where those of its last
+    convolution have one branch.
+
+    Raises:
+        ValueError: as `convolutions`.
+    """
+    sizes = set(convolutions(model, images).values())
+    return {size: name for name, size in _KNOWN[model][images.shape[1:]].items() if size in sizes}
 
 
 def _trace(model: nn.Module, images: Tensor) -> dict[str, tuple[int, int]]:
     check_convolutional(model)
     sizes: dict[str, tuple[int, int]] = {}
 
-    def record(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            if output.shape[-2:].numel() > 1:
+    def record(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.ndim == 4 and output.shape[-2:].numel() > 1:
                 sizes.pop(name, None)
                 sizes[name] = (output.shape[-2], output.shape[-1])
 
         return hook
 
-    handles = [
-        module.register_forward_hook(record(name))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d)
-    ]
+    # The first is the model itself.
+    handles = [module.register_forward_hook(record(name)) for name, module in list(model.named_modules())[1:]]
     try:
         with evaluation_mode(model), torch.no_grad():
             model(images[:1])
     finally:
         for handle in handles:
             handle.remove()
-    if not sizes:
-        raise mismatch("model", EXPECTED, f"one whose convolutions shrink {tuple(images.shape[2:])} pictures to 1x1")
     return sizes
 
 

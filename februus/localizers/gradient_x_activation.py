@@ -9,7 +9,7 @@ from captum.attr import LayerAttribution, LayerGradientXActivation
 from torch import Tensor, nn
 
 from februus.checks import check_images, mismatch
-from februus.localizers._layers import convolutions, layer_of, scaled
+from februus.localizers._layers import last_of_each_size, layer_of, scaled
 from februus.models.modes import evaluation_mode
 
 __all__ = ["GradientXActivation"]
@@ -27,8 +27,8 @@ class GradientXActivation:
     gradient over the map, this keeps each place's own: a trigger of few pixels is not averaged away.
 
     Args:
-        layer: name of the module. Where none is given, the last convolution of each map size from half the picture's
-            side down to 12 cells, found by tracing; where there is no such map, that of the size closest above.
+        layer: name of the module. Where none is given, the last with maps of each size from half the picture's side
+            down to 12 cells, found by tracing; where there is no such map, that of the size closest above.
     """
 
     layer: str | None = None
@@ -60,14 +60,14 @@ class GradientXActivation:
         """Return the names of the layers that are read, fine to coarse."""
         if self.layer is not None:
             return [self.layer]
-        return between_half_and_twelve(convolutions(model, images), min(images.shape[2:]))
+        return between_half_and_twelve(last_of_each_size(model, images), min(images.shape[2:]))
 
 
-def between_half_and_twelve(sizes: dict[str, tuple[int, int]], side: int) -> list[str]:
-    """Return the last convolution of each map size from half of ``side`` down to 12 cells, fine to coarse."""
-    last = {min(size): name for name, size in sizes.items()}
-    between = [cells for cells in last if FEWEST_CELLS <= cells <= side / 2]
+def between_half_and_twelve(layers: dict[tuple[int, int], str], side: int) -> list[str]:
+    """Return those of ``layers``, by map size, that have from half of ``side`` down to 12 cells, fine to coarse."""
+    by_cells = {min(size): name for size, name in layers.items()}
+    between = [cells for cells in by_cells if FEWEST_CELLS <= cells <= side / 2]
     if not between:
-        larger = [cells for cells in last if cells > side / 2]
-        between = [min(larger) if larger else max(last)]
-    return [last[cells] for cells in sorted(between, reverse=True)]
+        larger = [cells for cells in by_cells if cells > side / 2]
+        between = [min(larger) if larger else max(by_cells)]
+    return [by_cells[cells] for cells in sorted(between, reverse=True)]

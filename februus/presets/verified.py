@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -17,13 +18,15 @@ from detectors.neural_cleanse import NeuralCleanse
 from februus.checks import check_choice, check_range, mismatch
 from februus.inpainters.gan import Gan
 from februus.localizers.gradient_x_activation import GradientXActivation
-from februus.masks import top_fraction
+from februus.masks import dilate, top_fraction
 from februus.models.modes import evaluation_mode, recorded_outputs
 from februus.priors import Prior, scan
+from februus.restorers.guided_filter import GuidedFilter
 from februus.restorers.jpeg import Jpeg
+from februus.restorers.total_variation import TotalVariation
 from februus.seeds import seeded
 from februus.types import Inpainter, Localizer, Purified, Restorer
-from februus.verification import Tail, answer, concentration, consensus, margins, transplant
+from februus.verification import Law, Tail, answer, concentration, consensus, transplant
 
 __all__ = ["Verified"]
 
@@ -31,16 +34,21 @@ __all__ = ["Verified"]
 SUSPECTED = (0.03, 0.1, 0.25)
 REMOVED = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.2, 0.28, 0.4)
 # Which of the suspected regions the first look puts on one other picture, and the share of the reference pictures that
-# it does not clear; that of the look at the whole picture.
-LOOKED_AT = 1
-UNCLEARED, UNCLEARED_WHOLE = 0.15, 0.1
+# it does not clear; that of the looks at the whole picture.
+LOOKED_AT = 2
+UNCLEARED, UNCLEARED_WHOLE = 0.2, 0.1
+# What takes waves and the like off a picture, so that they are seen; and how flat a picture is made to be rid of them,
+# where re-encoding does not do, as weights of `TotalVariation` in shares of the picture's side.
+SMOOTHER = GuidedFilter()
+PATTERNS = 2
+FLATTENED = (1 / 320, 1 / 160)
 # Pictures that a region is put on; how many of them may acquit it, and how many convict, before the others are asked.
 PROBES, ACQUITTING, CONVICTING = 5, 2, 4
-# How many steps beyond the smallest region that changes the class, where leavings of a trigger may remain, are removed.
+# How many steps beyond the smallest region that changes the class none of a trigger is left.
 BEYOND = 2
-# How far what decides between a picture and its restoration is smoothed, as a share of the picture's side, and from
-# which share of the highest value on it is removed.
-SMOOTHED, DECISIVE = 1 / 16, 0.1
+# How far what decides between a picture and its restoration is smoothed, as a share of the picture's side; from which
+# share of the highest value on it is removed; by which share of the side it is grown where that is surer.
+SMOOTHED, DECISIVE, GROWN = 1 / 16, 0.1, 1 / 32
 # What can be left out, to see what it gives.
 PARTS = ("first-look", "transplant", "concentration", "whole", "smallest")
 # Of the option prior: look for a backdoor in the model first.
@@ -57,12 +65,12 @@ class Calibration:
         probes: the pictures that regions are put on (P, 3, H, W).
         logits: the model's answer to them (P, C), by which another model is told apart.
         suspicious: surprise up to which the first look clears a picture.
-        wavering: lead of another class, after re-encoding, up to which the other first look does.
+        faint: margins up to which the looks at what was taken off whole pictures, noise and waves, clear one.
         look: margin with which an innocent region carries its class to one other picture.
         concentration: of innocent heat in the smallest of `SUSPECTED`.
         margins: with which innocent regions carry their class, for each of `SUSPECTED`.
         region: the surprise of all of these together.
-        whole: margin with which what re-encoding takes from innocent pictures brings their class along.
+        patterns: margins with which the noise, and the waves, of innocent pictures bring their class along.
         prior: what is known of a backdoor; None where nothing is.
         known: margin with which what innocent pictures show where its trigger lies carries their class; None likewise.
     """
@@ -70,14 +78,19 @@ class Calibration:
     probes: Tensor
     logits: Tensor
     suspicious: float
-    wavering: float
+    faint: tuple[float, ...]
     look: Tail
     concentration: Tail
-    margins: tuple[Tail, ...]
-    region: Tail
-    whole: Tail
+    margins: tuple[Law, ...]
+    region: Law
+    patterns: tuple[Law, ...]
     prior: Prior | None = None
-    known: Tail | None = None
+    known: Law | None = None
+
+    @property
+    def laws(self) -> tuple[Law, ...]:
+        """All of them: of the margins, the region, the patterns and, where there is a prior, what is known."""
+        return (*self.margins, self.region, *self.patterns, *([self.known] if self.known else []))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,12 +100,13 @@ class Verified:
     *Locate*: gradient times activation. *Verify*: the hottest regions, of several sizes, are put on reference pictures;
     a trigger brings its class along to all of them by a margin, and gathers the heat to a degree, that innocent regions
     of that size do not reach (the test of SentiNet, Chou et al. 2020, arXiv 1812.00292, measured in logits). *Remove,
-    restore*: the smallest part of the heat whose removal changes the class, or a little more, is inpainted. Where no
-    small region explains the class, re-encoding the whole picture changes it, and what that took away brings the class
-    along when it is added to reference pictures, the trigger is diffuse: the picture is re-encoded.
+    restore*: the smallest part of the heat whose removal changes the class, or what decides, is inpainted. Where no
+    small region explains the class and the noise that re-encoding takes off brings the class along when it is added to
+    reference pictures, or where the waves that smoothing takes off outside the hottest quarter do so, the trigger is
+    diffuse: the picture is re-encoded and, where that leaves the class, made flat.
 
-    Two first looks clear most pictures for the price of a backward and three forwards: one region on one other picture
-    beside the concentration of the heat, and whether re-encoding changes the class.
+    First looks clear most pictures for the price of a backward and four forwards: one region on one other picture
+    beside the concentration of the heat, and each pattern added to one other picture.
 
     A score is ``-log10`` of the share of innocent pictures that look as suspicious, by a law fitted to the reference
     pictures alone; a picture is flagged from ``-log10(false_positive_rate)`` on. A picture that is not flagged comes
@@ -105,7 +119,7 @@ class Verified:
         false_positive_rate: share of innocent pictures that may be flagged, in (0, 0.5].
         localizer: what finds the heat; several maps are averaged.
         inpainter: what restores regions.
-        restorer: what restores whole pictures.
+        restorer: what takes noise off whole pictures, and restores them.
         prior: a file that ``februus scan`` wrote, or ``scan``: Neural Cleanse looks for a backdoor when it is fitted.
         seed: of the choice of probes among the reference pictures.
         without: a part that is left out, for ablations: ``first-look`` examines every picture, ``transplant`` and
@@ -141,39 +155,46 @@ class Verified:
         columns: list[list[Tensor]] = [[], [], [], [], [], [], []]
         for images in others.split(batch_size):
             _, heat, logits = self.locate(model, images)
-            labels, encoded = logits.argmax(1), self.restorer(images)
-            led = -margins(answer(model, encoded, batch_size=batch_size), labels)
+            labels = logits.argmax(1)
+            patterns = [
+                add_pattern(model, pattern, labels, probes, batch_size=batch_size)
+                for pattern in self.patterns(images, heat)
+            ]
             found = (
+                labels,
                 concentration(heat, SUSPECTED[0]),
                 look_at_region(model, images, heat, labels, probes, batch_size=batch_size),
                 consensus(carried_by_regions(model, images, heat, labels, probes, batch_size=batch_size)),
-                led,
-                consensus(carried_by_residue(model, images - encoded, labels, probes, batch_size=batch_size)),
+                torch.stack([pattern[:, 0] for pattern in patterns], 1),
+                torch.stack([consensus(pattern) for pattern in patterns], 1),
                 consensus(carried_by_place(model, images, prior, labels, probes, batch_size=batch_size)),
-                labels,
             )
             for column, values in zip(columns, found, strict=True):
                 column.append(values)
-        gathered, looks, carried, leads, left, placed, predicted = (torch.cat(column) for column in columns)
-        lead = leads.quantile(1 - UNCLEARED_WHOLE).clamp(min=0).item()
+        predicted, gathered, looks, carried, glances, left, placed = (torch.cat(column) for column in columns)
+        answers = answer(model, probes, batch_size=batch_size)
+
+        def law(values: Tensor) -> Law:
+            return Law.fit(values, predicted, answers.shape[1])
+
+        look, gathering = Tail.fit(looks), Tail.fit(gathered)
+        margins = tuple(map(law, carried.unbind(1)))
+        suspicious = self._suspicion(gathering, look, gathered, looks).quantile(1 - UNCLEARED).item()
         calibration = Calibration(
             probes=probes,
-            logits=answer(model, probes, batch_size=batch_size),
-            suspicious=-math.inf,
-            wavering={"first-look": -math.inf, "whole": math.inf}.get(self.without or "", lead),
-            look=Tail.fit(looks),
-            concentration=Tail.fit(gathered),
-            margins=tuple(map(Tail.fit, carried.unbind(1))),
-            region=Tail(start=0.0, scale=1.0),
-            whole=Tail.fit(left),
+            logits=answers,
+            suspicious=-math.inf if self.without == "first-look" else suspicious,
+            faint=tuple(
+                {"first-look": -math.inf, "whole": math.inf}.get(self.without or "", margin)
+                for margin in glances.double().quantile(1 - UNCLEARED_WHOLE, 0).tolist()
+            ),
+            look=look,
+            concentration=gathering,
+            margins=margins,
+            region=law(self._joint(gathering, margins, gathered, carried)),
+            patterns=tuple(map(law, left.unbind(1))),
             prior=prior,
-            known=_of_one_class(Tail.fit(placed), prior, predicted) if prior else None,
-        )
-        suspicion = self._suspicion(calibration, gathered, looks)
-        calibration = replace(
-            calibration,
-            suspicious=-math.inf if self.without == "first-look" else suspicion.quantile(1 - UNCLEARED).item(),
-            region=Tail.fit(self._joint(calibration, gathered, carried)),
+            known=law(placed).of(prior.label) if prior else None,
         )
         return replace(self, calibration=calibration)
 
@@ -194,20 +215,15 @@ class Verified:
             ValueError: if there is none.
         """
         calibration = self.calibrated()
-        tails = (
-            calibration.look,
-            calibration.concentration,
-            *calibration.margins,
-            calibration.region,
-            calibration.whole,
-            *([calibration.known] if calibration.known else []),
-        )
+        tails = (calibration.look, calibration.concentration, *(law.tail for law in calibration.laws))
         return {
             **(calibration.prior.tensors() if calibration.prior else {}),
             "probes": calibration.probes,
             "logits": calibration.logits,
-            "first_looks": torch.tensor([calibration.suspicious, calibration.wavering], dtype=torch.float64),
+            "first_looks": torch.tensor([calibration.suspicious, *calibration.faint], dtype=torch.float64),
             "tails": torch.tensor([(tail.start, tail.scale) for tail in tails], dtype=torch.float64),
+            "frequencies": calibration.region.frequencies,
+            "laws": torch.stack([torch.stack([law.places, law.spreads]) for law in calibration.laws]),
         }
 
     def with_state(self, model: nn.Module, state: dict[str, Tensor]) -> Self:
@@ -216,36 +232,40 @@ class Verified:
         Raises:
             ValueError: if tensors are missing or ``model`` is not the one that it was fitted to.
         """
-        if missing := {"probes", "logits", "first_looks", "tails"} - set(state):
+        kept = {"probes", "logits", "first_looks", "tails", "frequencies", "laws"}
+        if missing := kept - set(state):
             raise mismatch(
                 "calibration", f"the tensors {', '.join(sorted(missing))}", ", ".join(sorted(state)) or "none"
             )
         shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
         prior = Prior.from_tensors(state) if "mask" in state else None
-        tails = len(SUSPECTED) + (5 if prior else 4)
-        fits = shapes["first_looks"] == (2,) and shapes["tails"] == (tails, 2)
-        if not fits or len(shapes["probes"]) != 4:
+        laws, classes = len(SUSPECTED) + 1 + PATTERNS + bool(prior), shapes["frequencies"]
+        fits = shapes["laws"] == (laws, 2, *classes) and shapes["tails"] == (2 + laws, 2)
+        if not fits or len(classes) != 1 or shapes["first_looks"] != (1 + PATTERNS,) or len(shapes["probes"]) != 4:
             raise mismatch("calibration", "tensors as `Purifier.save` writes them", shapes)
         device = next(model.parameters()).device
         probes, logits = state["probes"].to(device), state["logits"].to(device)
         found = answer(model, probes, batch_size=len(probes))
         if found.shape != logits.shape or not torch.allclose(found, logits, rtol=SAME, atol=SAME):
             raise mismatch("model", "the one that the purifier was fitted to", "one that answers otherwise")
-        suspicious, wavering = state["first_looks"].tolist()
-        look, gathered, *others = (Tail(start=start, scale=scale) for start, scale in state["tails"].tolist())
-        sizes, (region, whole, *known) = others[: len(SUSPECTED)], others[len(SUSPECTED) :]
+        suspicious, *faint = state["first_looks"].tolist()
+        look, gathering, *tails = (Tail(start=start, scale=scale) for start, scale in state["tails"].tolist())
+        each = iter(
+            Law(frequencies=state["frequencies"], places=places, spreads=spreads, tail=tail)
+            for (places, spreads), tail in zip(state["laws"], tails, strict=True)
+        )
         calibration = Calibration(
             probes=probes,
             logits=logits,
             suspicious=suspicious,
-            wavering=wavering,
+            faint=tuple(faint),
             look=look,
-            concentration=gathered,
-            margins=tuple(sizes),
-            region=region,
-            whole=whole,
+            concentration=gathering,
+            margins=tuple(islice(each, len(SUSPECTED))),
+            region=next(each),
+            patterns=tuple(islice(each, PATTERNS)),
             prior=prior,
-            known=known[0] if known else None,
+            known=next(each).of(prior.label) if prior else None,
         )
         return replace(self, calibration=calibration)
 
@@ -273,40 +293,50 @@ class Verified:
     def judge_regions(self, gathered: Tensor, carried: Tensor) -> Tensor:
         """Return the surprise (N,) of pictures whose regions carry their class by the margins ``carried`` (N, S).
 
-        The regions lie in one another: what a small trigger does, all of them do, and a large one shows in the large.
-        So the sizes' surprises are added, with that of the `concentration` (N,) of the heat.
+        The regions lie in one another: what a small trigger does, all of them do. So the sizes' surprises are added,
+        with that of the `concentration` (N,) of the heat. One that is larger than most of them may show in the largest
+        alone.
         """
         calibration = self.calibrated()
-        return calibration.region.surprise(self._joint(calibration, gathered, carried)) - self._chances
+        joint = self._joint(calibration.concentration, calibration.margins, gathered, carried)
+        found = calibration.region.surprise(joint)
+        if self.without != "transplant":
+            found = torch.maximum(found, calibration.margins[-1].surprise(carried[:, -1]))
+        return found - self._chances
 
     def judge_sizes(self, carried: Tensor) -> Tensor:
         """Return the surprise (N, S) of a region of each size by itself, from the margins ``carried`` (N, S)."""
-        tails = self.calibrated().margins
-        columns = (tail.surprise(column.double()) for tail, column in zip(tails, carried.unbind(1), strict=True))
-        return torch.stack(tuple(columns), 1) - self._chances
+        return _each(self.calibrated().margins, carried) - self._chances
 
-    def judge_residue(self, left: Tensor) -> Tensor:
-        """Return the surprise (N,) of a residue that carries the class by the margin ``left`` (N,)."""
-        return self.calibrated().whole.surprise(left.double()) - self._chances
+    def judge_patterns(self, left: Tensor) -> Tensor:
+        """Return the surprise (N, 2) of the `patterns`, from the margins ``left`` (N, 2) by which they carry it."""
+        return _each(self.calibrated().patterns, left) - self._chances - math.log10(PATTERNS)
+
+    def patterns(self, images: Tensor, heat: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what may be a trigger all over the picture: its noise, and its waves outside the hottest quarter.
+
+        A patch is in the heat: what still carries the class without that part of the picture is no patch.
+        """
+        return (
+            images - self.restorer(images),
+            (images - SMOOTHER(images)) * (1 - top_fraction(heat, SUSPECTED[-1])),
+        )
 
     @property
     def _chances(self) -> float:
-        """What is taken off for trying two explanations, a region and the whole picture, or three (Bonferroni)."""
+        """What is taken off for trying two explanations, a region and a pattern, or what is known, too (Bonferroni)."""
         return math.log10(3 if self.calibrated().prior else 2)
 
-    def _suspicion(self, calibration: Calibration, gathered: Tensor, looks: Tensor) -> Tensor:
+    def _suspicion(self, gathering: Tail, look: Tail, gathered: Tensor, looks: Tensor) -> Tensor:
         """Return the surprise (N,) of the first look."""
-        return _heat(calibration, gathered) + calibration.look.surprise(looks.double())
+        return _heat(gathering, gathered) + look.surprise(looks.double())
 
-    def _joint(self, calibration: Calibration, gathered: Tensor, carried: Tensor) -> Tensor:
+    def _joint(self, gathering: Tail, margins: tuple[Law, ...], gathered: Tensor, carried: Tensor) -> Tensor:
         found = torch.zeros_like(gathered, dtype=torch.float64)
         if self.without != "concentration":
-            found += _heat(calibration, gathered)
+            found += _heat(gathering, gathered)
         if self.without != "transplant":
-            found += sum(
-                tail.surprise(column.double())
-                for tail, column in zip(calibration.margins, carried.unbind(1), strict=True)
-            )
+            found += _each(margins, carried).sum(1)
         return found
 
     def __call__(self, model: nn.Module, images: Tensor, *, batch_size: int) -> Purified:
@@ -322,12 +352,9 @@ class Verified:
             raise mismatch("images", expected, tuple(images.shape))
         heatmaps, heat, before = self.locate(model, images)
         labels, gathered = before.argmax(1), concentration(heat, SUSPECTED[0])
-        encoded = self.restorer(images)
-        encoded_logits = answer(model, encoded, batch_size=batch_size)
         looks = look_at_region(model, images, heat, labels, probes, batch_size=batch_size)
-        suspicion = self._suspicion(calibration, gathered, looks)
+        suspicion = self._suspicion(calibration.concentration, calibration.look, gathered, looks)
         focused = (suspicion >= calibration.suspicious).nonzero()[:, 0]
-        wavering = (-margins(encoded_logits, labels) >= calibration.wavering).nonzero()[:, 0]
 
         def put_regions(which: Tensor, jury: slice) -> Tensor:
             rows = focused[which]
@@ -341,25 +368,26 @@ class Verified:
             return torch.stack([self.judge_regions(gathered[focused[which]], carried), small], 1)
 
         carried = _agree(put_regions, judge_regions, self.threshold, len(focused))
-        by_region, by_whole = torch.full((2, len(images)), -math.inf, dtype=torch.float64, device=images.device)
+        by_region = torch.full((len(images),), -math.inf, dtype=torch.float64, device=images.device)
         by_size = by_region[:, None].repeat(1, len(SUSPECTED))
         by_region[focused], by_size[focused] = self.judge_regions(gathered[focused], carried), self.judge_sizes(carried)
         by_prior, known = self._judge_place(model, images, labels, probes, batch_size=batch_size)
-        # What a small region explains needs no other explanation.
-        unclear = wavering[torch.maximum(by_size[wavering, 0], by_prior[wavering]) < self.threshold]
-        residue = (images - encoded)[unclear]
-
-        def add_residue(which: Tensor, jury: slice) -> Tensor:
-            return carried_by_residue(
-                model, residue[which], labels[unclear][which], probes[jury], batch_size=batch_size
-            )
-
-        left = _agree(add_residue, lambda _, found: self.judge_residue(found)[:, None], self.threshold, len(unclear))
-        by_whole[unclear] = self.judge_residue(left)
-        by_region = torch.maximum(by_region, by_prior)
+        # What a small region explains needs no noise that explains it.
+        large = torch.maximum(by_size[:, 0], by_prior) < self.threshold
+        noise, waves = self.patterns(images, heat)
+        by_noise = self._judge_pattern(0, model, noise, labels, probes, large, batch_size=batch_size)
+        by_waves = self._judge_pattern(1, model, waves, labels, probes, None, batch_size=batch_size)
+        by_region, by_whole = torch.maximum(by_region, by_prior), torch.maximum(by_noise, by_waves)
         regional, diffuse = by_region >= self.threshold, by_whole >= self.threshold
         restored, after, masks = images.clone(), before.clone(), torch.zeros_like(heat)
-        guilty = (regional & ~diffuse).nonzero()[:, 0]
+        spread = diffuse.nonzero()[:, 0]
+        if len(spread):
+            restored[spread], after[spread] = self._restore_whole(
+                model, images[spread], labels[spread], batch_size=batch_size
+            )
+            masks[spread] = 1.0
+        # Where a region explains the class, too, and the whole picture keeps it, the region goes.
+        guilty = (regional & (after.argmax(1) == labels)).nonzero()[:, 0]
         if len(guilty):
             restored[guilty], masks[guilty], after[guilty] = self._remove(
                 model,
@@ -370,11 +398,7 @@ class Verified:
                 known[guilty],
                 batch_size=batch_size,
             )
-        restored[diffuse], after[diffuse], masks[diffuse] = encoded[diffuse], encoded_logits[diffuse], 1.0
-        examined = torch.zeros_like(regional)
-        examined[focused] = True
-        examined[wavering] = True
-        examined |= by_prior.isfinite()
+        examined = by_region.isfinite() | by_whole.isfinite()
         scores = torch.where(examined, torch.maximum(by_region, by_whole), suspicion - calibration.suspicious)
         flagged = regional | diffuse
         stages = ("locate", "verify", "classify")
@@ -389,6 +413,55 @@ class Verified:
             scores=scores.float(),
             stages=tuple(stages[stage] for stage in torch.where(flagged, 2, examined.long()).tolist()),
         )
+
+    def _judge_pattern(
+        self,
+        place: int,
+        model: nn.Module,
+        pattern: Tensor,
+        labels: Tensor,
+        probes: Tensor,
+        allowed: Tensor | None,
+        *,
+        batch_size: int,
+    ) -> Tensor:
+        """Return the surprise (N,) of one of the `patterns` (N, 3, H, W); minus infinity where it was not asked for.
+
+        It is not where the first look clears the picture, or where it is not ``allowed`` (N,).
+        """
+        calibration = self.calibrated()
+        found = torch.full((len(pattern),), -math.inf, dtype=torch.float64, device=pattern.device)
+        glances = add_pattern(model, pattern, labels, probes[:1], batch_size=batch_size)
+        asked = glances[:, 0] >= calibration.faint[place]
+        rows = (asked if allowed is None else asked & allowed).nonzero()[:, 0]
+
+        def add(which: Tensor, jury: slice) -> Tensor:
+            own, seen = rows[which], max(jury.start, 1)
+            more = add_pattern(model, pattern[own], labels[own], probes[seen : jury.stop], batch_size=batch_size)
+            return torch.cat([glances[own, jury.start : seen], more], 1)
+
+        def judge(_: Tensor, left: Tensor) -> Tensor:
+            return (calibration.patterns[place].surprise(left) - self._chances - math.log10(PATTERNS))[:, None]
+
+        found[rows] = judge(rows, _agree(add, judge, self.threshold, len(rows)))[:, 0]
+        return found
+
+    def _restore_whole(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int
+    ) -> tuple[Tensor, Tensor]:
+        """Restore whole pictures, as gently as changes the classes ``labels`` (N,); returns pictures and logits.
+
+        Where nothing changes its class, a picture comes back as flat as it may be made.
+        """
+        side = min(images.shape[2:])
+        restored = self.restorer(images)
+        logits = answer(model, restored, batch_size=batch_size)
+        for share in FLATTENED:
+            rows = (logits.argmax(1) == labels).nonzero()[:, 0]
+            if len(rows):
+                restored[rows] = TotalVariation(weight=share * side)(images[rows])
+                logits[rows] = answer(model, restored[rows], batch_size=batch_size)
+        return restored, logits
 
     def _judge_place(
         self, model: nn.Module, images: Tensor, labels: Tensor, probes: Tensor, *, batch_size: int
@@ -411,7 +484,7 @@ class Verified:
             return carried_by_place(model, images[own], prior, labels[own], probes[jury], batch_size=batch_size)
 
         def judge(_: Tensor, margin: Tensor) -> Tensor:
-            return (known.surprise(margin.double()) - self._chances)[:, None]
+            return (known.surprise(margin) - self._chances)[:, None]
 
         found[rows] = judge(rows, _agree(put, judge, self.threshold, len(rows)))[:, 0]
         return found, places
@@ -448,10 +521,18 @@ class Verified:
             found = restore(rows, top_fraction(heat[rows], removed[middle]))[2].argmax(1)
             kept = found == labels[rows]
             low[rows[kept]], high[rows[~kept]], other[rows[~kept]] = middle[kept] + 1, middle[~kept], found[~kept]
-        # Where the class stays whatever is removed, what was proven goes.
-        shares = torch.where(low > last, suspected, removed[(low + BEYOND).clamp(max=last)])
-        best = restore(everything, top_fraction(heat, shares))
-        others = [(everything, decisive(model, images, best[0], labels, other))]
+
+        def beyond(steps: int) -> Tensor:
+            # Where the class stays whatever is removed, what was proven goes.
+            shares = torch.where(low > last, suspected, removed[(low + steps).clamp(max=last)])
+            return top_fraction(heat, shares)
+
+        best = restore(everything, beyond(0))
+        # Leavings of the trigger would hide where the two pictures differ.
+        free = self.inpainter(images, beyond(BEYOND))
+        marked = decisive(model, images, free, labels, other)
+        grown = dilate(marked, max(1, round(GROWN * min(images.shape[2:]))))
+        others = [(everything, marked), (everything, grown)]
         known = places.flatten(1).any(1).nonzero()[:, 0]
         if len(known):
             others.append((known, places[known]))
@@ -466,7 +547,7 @@ class Verified:
 def look_at_region(
     model: nn.Module, images: Tensor, heat: Tensor, labels: Tensor, probes: Tensor, *, batch_size: int
 ) -> Tensor:
-    """Return how surely a middling region (N,) carries its class to one other picture."""
+    """Return how surely a large region (N,) carries its class to one other picture."""
     mask = top_fraction(heat, SUSPECTED[LOOKED_AT])
     return transplant(model, images * mask, mask, labels, probes[:1], batch_size=batch_size)[:, 0]
 
@@ -494,10 +575,10 @@ def carried_by_regions(
     return torch.stack(found, 1)
 
 
-def carried_by_residue(model: nn.Module, residue: Tensor, labels: Tensor, probes: Tensor, *, batch_size: int) -> Tensor:
-    """Return how surely what re-encoding took away (N, 3, H, W), added to each probe, carries the class (N, P)."""
-    nowhere = torch.zeros_like(residue[:, :1])
-    return transplant(model, residue, nowhere, labels, probes, batch_size=batch_size)
+def add_pattern(model: nn.Module, pattern: Tensor, labels: Tensor, probes: Tensor, *, batch_size: int) -> Tensor:
+    """Return how surely a faint pattern (N, 3, H, W), added to each probe, carries the class (N, P)."""
+    nowhere = torch.zeros_like(pattern[:, :1])
+    return transplant(model, pattern, nowhere, labels, probes, batch_size=batch_size)
 
 
 def carried_by_place(
@@ -510,16 +591,6 @@ def carried_by_place(
     return transplant(model, images * masks, masks, labels, probes, batch_size=batch_size)
 
 
-def _of_one_class(tail: Tail, prior: Prior, predicted: Tensor) -> Tail:
-    """Return the law of values that only pictures of the known class are asked for.
-
-    Of the innocent pictures few are of that class (the share of ``predicted``, at least one of them), and only they can
-    be accused; so the same value is that much rarer among all.
-    """
-    share = max((predicted == prior.label).double().mean().item(), 1 / len(predicted))
-    return Tail(start=tail.start + tail.scale * math.log(share), scale=tail.scale)
-
-
 def decisive(model: nn.Module, images: Tensor, restored: Tensor, labels: Tensor, others: Tensor) -> Tensor:
     """Mark the pixels (N, 1, H, W) that make ``labels`` (N,) of ``images`` and ``others`` (N,) of ``restored``.
 
@@ -529,10 +600,11 @@ def decisive(model: nn.Module, images: Tensor, restored: Tensor, labels: Tensor,
     def lead(pictures: Tensor) -> Tensor:
         # A copy: PyTorch's FLOP counter cannot follow a leaf into a model.
         logits: Tensor = model(pictures.clone())
-        return (logits.gather(1, labels[:, None]) - logits.gather(1, others[:, None]))[:, 0]
+        return (logits.gather(1, own) - logits.gather(1, other))[:, 0]
 
-    midpoint = ((images + restored) / 2).requires_grad_()
-    with evaluation_mode(model), torch.enable_grad():
+    with evaluation_mode(model), torch.inference_mode(mode=False), torch.enable_grad():
+        own, other = labels[:, None].clone(), others[:, None].clone()
+        midpoint = ((images.clone() + restored.clone()) / 2).requires_grad_()
         slope: Tensor = Saliency(lead).attribute(midpoint, abs=False)
     found = ((images - restored) * slope.detach()).sum(1, keepdim=True)
     sigma = SMOOTHED * max(images.shape[2:])
@@ -569,9 +641,14 @@ def _agree(
     return found
 
 
-def _heat(calibration: Calibration, gathered: Tensor) -> Tensor:
+def _heat(gathering: Tail, gathered: Tensor) -> Tensor:
     """Return the surprise (N,) of gathered heat; heat that is spread does not speak for innocence."""
-    return calibration.concentration.surprise(gathered.double()).clamp(min=0)
+    return gathering.surprise(gathered.double()).clamp(min=0)
+
+
+def _each(laws: tuple[Law, ...], values: Tensor) -> Tensor:
+    """Return the surprise (N, K) of values (N, K), each column by a law of its own."""
+    return torch.stack([law.surprise(column) for law, column in zip(laws, values.unbind(1), strict=True)], 1)
 
 
 def _sureness(logits: Tensor, labels: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from februus.explanation import GUILTY, MOST_HEATS, MOST_PROBES, Explanation, dr
 from februus.localizers.grad_cam import GradCam
 from februus.localizers.gradient_x_activation import GradientXActivation
 from februus.models import Normalized, build
-from februus.presets.verified import SUSPECTED, Verified
+from februus.presets.verified import PATTERNS, SUSPECTED, Verified
 from februus.purifier import Purifier
 from februus.triggers.patch import Patch
 from februus.verification import Tail, answer, consensus, transplant
@@ -131,11 +131,15 @@ def test_a_region_is_what_was_put_and_what_was_removed(purifier: Purifier, guilt
         heat = guilty.purified.heatmaps[0].mean(0)
         assert region.heat == pytest.approx((heat[inside].sum() / heat.sum()).item(), abs=2e-3)
         assert torch.equal(region.logits, answer(purifier.model, region.removed[None], batch_size=1)[0])
-    pattern = evidence.pattern
-    assert pattern.mask.all()
-    assert pattern.heat is None
-    torch.testing.assert_close(pattern.removed + pattern.part, image)
-    assert not torch.equal(pattern.pasted, evidence.probes)
+    noise, waves = evidence.patterns
+    for pattern in (noise, waves):
+        assert pattern.mask.all()
+        assert pattern.heat is None
+        torch.testing.assert_close(pattern.removed, (image - pattern.part).clamp(0, 1))
+        assert not torch.equal(pattern.pasted, evidence.probes)
+    hottest = evidence.regions[-1].mask.expand_as(waves.part) > 0
+    assert not waves.part[hottest].any()
+    assert noise.part[hottest].any()
 
 
 def test_a_picture_that_is_cleared_early_is_tried_in_full(purifier: Purifier, toy_test: Dataset) -> None:
@@ -148,28 +152,28 @@ def test_a_picture_that_is_cleared_early_is_tried_in_full(purifier: Purifier, to
         assert explanation.evidence is not None
         assert len(explanation.evidence.regions) == len(SUSPECTED)
         assert not any(region.guilty for region in explanation.evidence.regions)
-        assert not explanation.evidence.pattern.guilty
+        assert not any(pattern.guilty for pattern in explanation.evidence.patterns)
 
 
 def harsh(purifier: Purifier) -> Purifier:
     """Make a purifier that finds all evidence overwhelming; only its first looks clear."""
     assert isinstance(purifier.preset, Verified)
-    tail = Tail(start=-1000.0, scale=1.0)
-    calibration = replace(purifier.preset.calibrated(), margins=(tail,) * len(SUSPECTED), region=tail, whole=tail)
-    return Purifier(purifier.model, replace(purifier.preset, calibration=calibration))
+    calibration = purifier.preset.calibrated()
+    law = replace(calibration.region, tail=Tail(start=-1000.0, scale=1.0))
+    harsh = replace(calibration, margins=(law,) * len(SUSPECTED), region=law, patterns=(law,) * PATTERNS)
+    return Purifier(purifier.model, replace(purifier.preset, calibration=harsh))
 
 
-def test_a_pattern_without_which_the_class_stays_is_not_guilty(
+def test_what_reaches_the_threshold_is_guilty_in_a_picture_that_is_suspected(
     purifier: Purifier, triggered: Tensor, words: Words
 ) -> None:
     explanation = explain(harsh(purifier), triggered)
-    assert explanation.evidence is not None
-    pattern = explanation.evidence.pattern
-    assert pattern.score >= explanation.evidence.threshold
-    assert pattern.logits.argmax() == explanation.purified.logits_before.argmax()
-    assert not pattern.guilty
-    assert all(region.guilty for region in explanation.evidence.regions)
-    assert found(words(explanation), "But a first look had cleared it.")
+    evidence = explanation.evidence
+    assert evidence is not None
+    assert all(part.guilty for part in (*evidence.regions, *evidence.patterns))
+    cleared = replace(evidence.patterns[0], guilty=False)
+    shown = replace(explanation, evidence=replace(evidence, patterns=(cleared, evidence.patterns[1])))
+    assert found(words(shown), "But a first look had cleared it.")
 
 
 def test_nothing_is_guilty_in_a_picture_that_a_first_look_cleared(purifier: Purifier, toy_test: Dataset) -> None:
@@ -177,7 +181,7 @@ def test_nothing_is_guilty_in_a_picture_that_a_first_look_cleared(purifier: Puri
     evidence = explain(harsh(purifier), toy_test.floats([index])).evidence
     assert evidence is not None
     assert all(region.score >= evidence.threshold and not region.guilty for region in evidence.regions)
-    assert not evidence.pattern.guilty
+    assert not any(pattern.guilty for pattern in evidence.patterns)
 
 
 # --- the heatmaps ----------------------------------------------------------------------------------------------------
@@ -260,7 +264,7 @@ def test_red_pictures_are_those_that_took_the_class(guilty: Explanation, drawn: 
     evidence = guilty.evidence
     assert evidence is not None
     titles = [axes.title.get_color() for axes in drawn(guilty).axes]
-    taken = sum(int(candidate.taken[:MOST_PROBES].sum()) for candidate in (*evidence.regions, evidence.pattern))
+    taken = sum(int(candidate.taken[:MOST_PROBES].sum()) for candidate in (*evidence.regions, *evidence.patterns))
     assert 0 < taken < MOST_PROBES * (len(evidence.regions) + 1)
     assert titles.count(GUILTY) == taken + 1  # the heatmap that was used
 
@@ -301,17 +305,17 @@ def test_words_for_a_score(guilty: Explanation, words: Words, score: float, expe
     assert found(words(replace(guilty, evidence=evidence)), expected)
 
 
-def test_words_for_a_picture_that_was_re_encoded(guilty: Explanation, words: Words) -> None:
+def test_words_for_a_picture_that_was_restored_as_a_whole(guilty: Explanation, words: Words) -> None:
     whole = replace(guilty.purified, masks=torch.ones_like(guilty.purified.masks))
     written = words(replace(guilty, purified=whole))
-    assert found(written, "So the picture was re-encoded as a whole, and the model now says class 3")
+    assert found(written, "So the picture was restored as a whole, and the model now says class 3")
 
 
 def test_words_for_innocent_pictures(purifier: Purifier, clean: Tensor, words: Words) -> None:
     innocent = explain(purifier, clean)
     first = replace(innocent, purified=replace(innocent.purified, stages=("locate",)))
     assert found(
-        words(first), "At first look its heat is spread, and its class outlasts re-encoding, as in most pictures."
+        words(first), "At first look its heat is spread and nothing faint carries its class, as in most pictures."
     )
     late = replace(innocent, purified=replace(innocent.purified, stages=("verify",)))
     written = words(late)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from februus.seeds import seeded
-from februus.verification import Tail, answer, concentration, consensus, margins, transplant
+from februus.verification import Law, Tail, answer, concentration, consensus, margins, transplant
 
 
 class Colours(nn.Module):
@@ -161,3 +161,74 @@ def test_tail_of_values_that_are_all_alike() -> None:
 def test_tail_of_values_that_are_no_numbers(bad: float) -> None:
     with pytest.raises(ValueError, match="reference: expected pictures with finite logits"):
         Tail.fit(torch.tensor([1.0, 2.0, bad]))
+
+
+# --- the law ---------------------------------------------------------------------------------------------------------
+
+
+def of_classes(count: int, places: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """Return exponential values, those of each class from its place on, and their classes."""
+    labels = torch.arange(count) % len(places)
+    return exponential(count, scale=1.0) + torch.tensor(places, dtype=torch.float64)[labels], labels
+
+
+def test_law_of_one_class_is_its_tail() -> None:
+    values, labels = of_classes(1000, (3.0,))
+    law, tail = Law.fit(values, labels, 1), Tail.fit(values)
+    high = values.quantile(0.8) + torch.arange(5.0)
+    torch.testing.assert_close(law.surprise(high), tail.surprise(high), rtol=1e-6, atol=1e-6, check_dtype=False)
+
+
+def test_a_class_that_is_carried_readily_does_not_hide_the_others() -> None:
+    """The share of all pictures that reach a value, where one class in ten lies far above the others."""
+    values, labels = of_classes(20_000, (0.0,) * 9 + (6.0,))
+    law = Law.fit(values, labels, 10)
+    for reached in (8.0, 10.0, 12.0):
+        share = (0.9 * math.exp(-reached) + 0.1 * math.exp(6 - reached)) if reached > 6 else math.nan
+        found = law.surprise(torch.tensor([reached]))
+        assert found.item() == pytest.approx(-math.log10(share), abs=0.25)
+    # One tail for all of them says that such values are common.
+    assert Tail.fit(values).surprise(torch.tensor(10.0)) < law.surprise(torch.tensor([10.0])) - 0.5
+
+
+def test_what_is_seen_seldom_is_drawn_to_what_is_common() -> None:
+    values, labels = of_classes(1000, (0.0,))
+    values = torch.cat([values, torch.full((2,), 30.0, dtype=torch.float64)])
+    labels = torch.cat([labels, torch.ones(2, dtype=torch.long)])
+    law = Law.fit(values, labels, 3)
+    common = values.quantile(0.5).item()
+    assert law.places[1].item() == pytest.approx((2 * 30 + 20 * common) / 22, rel=1e-6)
+    # Nothing is known of a class that was not seen but what all have in common.
+    assert law.places[2].item() == common
+    assert law.frequencies.tolist() == pytest.approx([1000 / 1002, 2 / 1002, 0])
+
+
+def test_law_of_one_class_among_many() -> None:
+    values, labels = of_classes(1000, (0.0, 1.0, 2.0, 3.0))
+    law, high = Law.fit(values, labels, 5), torch.tensor([8.0, 9.0])
+    own = torch.stack([law.of(label).surprise(high) for label in range(4)])
+    torch.testing.assert_close(-(10**-own).sum(0).log10(), law.surprise(high))
+    assert law.of(4).frequencies.tolist() == pytest.approx([0, 0, 0, 0, 1e-3])
+
+
+def test_a_few_outliers_move_the_law_little() -> None:
+    values, labels = of_classes(1000, (0.0, 1.0, 2.0, 3.0))
+    spoilt = values.clone()
+    spoilt[labels == 3] = torch.where(torch.arange(250) < 20, 1e6, values[labels == 3])
+    high = torch.tensor([9.0])
+    clean, dirty = (Law.fit(found, labels, 4).surprise(high).item() for found in (values, spoilt))
+    # To the safe side: what is suspicious must be so a little more.
+    assert clean - 0.8 < dirty < clean + 0.1
+
+
+def test_law_rises_and_never_ends() -> None:
+    values, labels = of_classes(200, (0.0, 5.0))
+    law = Law.fit(values, labels, 2)
+    surprise = law.surprise(torch.linspace(-10, 1e4, 500))
+    assert (surprise.diff() >= 0).all()
+    assert surprise.isfinite().all()
+    assert surprise[0].item() == pytest.approx(0, abs=1e-9)
+    alike = Law.fit(torch.full((50,), 3.0), torch.zeros(50, dtype=torch.long), 1)
+    assert alike.surprise(torch.tensor([2.0, 3.0, 4.0])).isfinite().all()
+    with pytest.raises(ValueError, match="reference: expected pictures with finite logits"):
+        Law.fit(torch.tensor([1.0, math.nan]), torch.tensor([0, 0]), 1)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from februus.localizers._layers import last_of_each_size
 from februus.localizers.grad_cam import GradCam
 from februus.localizers.gradient_x_activation import GradientXActivation, between_half_and_twelve
 from februus.models import build
@@ -108,10 +109,10 @@ def test_flat_maps_are_0() -> None:
 @pytest.mark.parametrize(
     ("name", "side", "layers"),
     [
-        ("small-vgg", 32, ["features.11"]),
-        ("wrn-16-1", 32, ["block2.layer.1.conv2"]),
-        ("resnet18", 96, ["conv1", "layer1.1.conv2", "layer2.1.conv2"]),
-        ("resnet18", 32, ["conv1"]),
+        ("small-vgg", 32, ["features.13"]),
+        ("wrn-16-1", 32, ["block3.layer.0.bn1"]),
+        ("resnet18", 96, ["relu", "layer1", "layer2"]),
+        ("resnet18", 32, ["relu"]),
     ],
 )
 def test_maps_from_half_resolution_to_twelve_cells_are_read(name: str, side: int, layers: list[str]) -> None:
@@ -123,17 +124,35 @@ def test_maps_from_half_resolution_to_twelve_cells_are_read(name: str, side: int
 
 
 @pytest.mark.parametrize(
-    ("sizes", "side", "expected"),
+    ("cells", "side", "expected"),
     [
-        ({"a": (32, 32), "b": (16, 16), "c": (8, 8)}, 32, ["b"]),
-        ({"a": (32, 32), "b": (15, 15), "c": (15, 15)}, 32, ["c"]),
-        ({"a": (48, 48), "b": (24, 24), "c": (12, 12), "d": (6, 6)}, 96, ["a", "b", "c"]),
-        ({"a": (32, 32), "b": (31, 31), "c": (8, 8)}, 32, ["b"]),  # none between: the closest above
-        ({"a": (8, 8), "b": (4, 4)}, 32, ["a"]),  # none above either: the finest
+        ((32, 16, 8), 32, [16]),
+        ((32, 15), 32, [15]),
+        ((48, 24, 12, 6), 96, [48, 24, 12]),
+        ((12, 48, 24), 96, [48, 24, 12]),
+        ((32, 31, 8), 32, [31]),  # none between: the closest above
+        ((8, 4), 32, [8]),  # none above either: the finest
     ],
 )
-def test_the_choice_of_maps_on_paper(sizes: dict[str, tuple[int, int]], side: int, expected: list[str]) -> None:
-    assert between_half_and_twelve(sizes, side) == expected
+def test_the_choice_of_maps_on_paper(cells: tuple[int, ...], side: int, expected: list[int]) -> None:
+    layers = {(size, size): str(size) for size in cells}
+    assert between_half_and_twelve(layers, side) == [str(size) for size in expected]
+
+
+def test_the_last_layer_of_a_size_has_all_that_goes_on() -> None:
+    """After a block with a shortcut that is the block, not the convolution in one of its branches."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch = nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, maps: Tensor) -> Tensor:
+            return maps + self.branch(maps)
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 2, 2), Block(), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(64, 2))
+    # Pooled maps are of no convolution's size.
+    assert last_of_each_size(model, images()) == {(16, 16): "1"}
 
 
 def test_a_named_layer_may_be_any_module_with_maps() -> None:

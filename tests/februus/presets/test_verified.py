@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from februus.data import Dataset
 from februus.inpainters.mean_fill import MeanFill
 from februus.inpainters.telea import Telea
-from februus.masks import top_fraction
+from februus.masks import dilate, top_fraction
 from februus.models import Normalized
 from februus.poisoning import poison, stamp
 from februus.presets import verified as module
 from februus.presets.verified import (
     ACQUITTING,
-    BEYOND,
     CONVICTING,
     PARTS,
     PROBES,
@@ -38,7 +37,7 @@ from februus.seeds import seeded
 from februus.training.classifier import LocalTraining, fit
 from februus.triggers.patch import Patch
 from februus.types import Purified, Trigger
-from februus.verification import consensus
+from februus.verification import Law, consensus
 
 # Of a coarse rate, which takes few reference pictures.
 COARSE = {"false_positive_rate": 0.02, "inpainter": "telea"}
@@ -142,6 +141,12 @@ def assert_identical(first: Purified, second: Purified) -> None:
         assert torch.equal(value, other) if isinstance(value, Tensor) else value == other, name
 
 
+def reached(law: Law) -> float:
+    """Return the value that one in 200 innocent pictures reaches."""
+    values = torch.linspace(-50, 50, 10_001, dtype=torch.float64)
+    return values[(law.surprise(values) < -math.log10(0.005)).sum()].item()
+
+
 # --- what is found, and what is left alone ---------------------------------------------------------------------------
 
 
@@ -161,8 +166,8 @@ def test_a_planted_patch_is_found_flagged_and_removed(patched: Case) -> None:
     torch.testing.assert_close(purified.logits, patched.model(purified.images).detach(), rtol=0, atol=1e-5)
 
 
-def test_a_little_more_than_the_smallest_region_goes_or_what_decides(patched: Case) -> None:
-    """Against a search from the smallest up: two steps beyond the first that changes the class, or another shape."""
+def test_the_smallest_region_that_changes_the_class_goes_or_what_decides(patched: Case) -> None:
+    """Against a search from the smallest up: the first that changes the class, or another shape."""
     images = patched.triggered[:20]
     purified, before = patched.purifier(images), patched.model(images).argmax(1)
     masks = torch.stack([top_fraction(purified.heatmaps, size) for size in REMOVED])
@@ -172,9 +177,21 @@ def test_a_little_more_than_the_smallest_region_goes_or_what_decides(patched: Ca
     plain = (changed == changed.cummax(0).values).all(0) & changed.any(0)  # once it changes, it stays changed
     assert share(plain) > 0.5
     same = (masks == purified.masks).flatten(2).all(2)
-    expected = (changed.int().argmax(0) + BEYOND).clamp(max=len(REMOVED) - 1)
+    expected = changed.int().argmax(0)
     assert (same.any(0) <= same.gather(0, expected[None])[0])[plain].all()
     assert (purified.labels != before)[plain].all()
+
+
+def test_what_decides_may_go_with_a_pixel_more(patched: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three shapes the one without which another class is surest: here the others leave the trigger."""
+    images = patched.triggered[:4]
+    stamped = (images != patched.untriggered.floats(slice(4))).any(1, keepdim=True).float()
+    inner = 1 - dilate(1 - stamped, 1)
+    monkeypatch.setattr(module, "decisive", lambda *_: inner)
+    monkeypatch.setattr(module, "REMOVED", (0.001,) * 3)
+    purified = patched.purifier(images)
+    assert purified.flagged.all()
+    assert (purified.masks == dilate(inner, 1)).flatten(1).all(1).any()
 
 
 def test_what_decides_between_two_pictures_is_where_they_differ() -> None:
@@ -234,7 +251,7 @@ def test_clean_pictures_come_back_bit_for_bit(patched: Case) -> None:
 def test_a_triggered_picture_of_the_target_class_keeps_its_class(patched: Case, toy_trigger: Patch) -> None:
     own = patched.clean.subset(patched.clean.labels == patched.target)
     purified = patched.purifier(stamp(own, toy_trigger, seeded(0)).floats())
-    assert share(purified.labels == own.labels) > 0.8
+    assert share(purified.labels == own.labels) > 0.6
 
 
 def test_shapes_and_types(patched: Case) -> None:
@@ -265,7 +282,7 @@ def test_a_picture_is_flagged_from_the_threshold_on(patched: Case, without: str 
     assert purified.scores[1::2].mean() > purified.scores[::2].mean()
 
 
-def test_a_diffuse_trigger_is_taken_by_the_whole_picture(diffuse: Case) -> None:
+def test_a_diffuse_trigger_is_taken_off_the_whole_picture(diffuse: Case) -> None:
     purified = diffuse.purifier(diffuse.triggered)
     assert share(purified.logits_before.argmax(1) == diffuse.target) > 0.9
     assert share(purified.flagged) > 0.8
@@ -347,10 +364,8 @@ def test_two_percent_of_triggered_reference_pictures_are_survived(
     assert share(purifier(patched.clean.floats()).flagged) <= 0.03
     if not probe:
         clean, dirty = verified(patched.purifier).calibrated(), verified(purifier).calibrated()
-        surprise = math.log(0.25 / 0.005)
-        for name in ("region", "whole"):
-            one, other = getattr(clean, name), getattr(dirty, name)
-            assert other.start + surprise * other.scale == pytest.approx(one.start + surprise * one.scale, rel=0.2)
+        for one, other in zip(clean.laws, dirty.laws, strict=True):
+            assert reached(other) == pytest.approx(reached(one), rel=0.2, abs=1.5)
 
 
 # --- a picture is judged by itself -----------------------------------------------------------------------------------
@@ -583,7 +598,7 @@ def test_broken_settings_are_refused(patched: Case, folder: Path, content: str |
         Purifier.load(folder, patched.model)
 
 
-@pytest.mark.parametrize("name", ["probes", "logits", "first_looks", "tails"])
+@pytest.mark.parametrize("name", ["probes", "logits", "first_looks", "tails", "frequencies", "laws"])
 @pytest.mark.parametrize("spoil", ["missing", "shorter", "flat", "text"])
 def test_broken_calibrations_are_refused(patched: Case, folder: Path, name: str, spoil: str) -> None:
     path = folder / "calibration.safetensors"
@@ -604,7 +619,9 @@ def test_broken_calibrations_are_refused(patched: Case, folder: Path, name: str,
 
 def test_a_folder_that_lost_its_calibration_is_refused(patched: Case, folder: Path) -> None:
     (folder / "calibration.safetensors").unlink()
-    with pytest.raises(ValueError, match="calibration: expected the tensors first_looks, logits, probes, tails, got"):
+    with pytest.raises(
+        ValueError, match="calibration: expected the tensors first_looks, frequencies, laws, logits, probes, tails, got"
+    ):
         Purifier.load(folder, patched.model)
 
 
