@@ -44,10 +44,10 @@ PATTERNS = 2
 FLATTENED = (1 / 320, 1 / 160)
 # Pictures that a region is put on; how many of them may acquit it, and how many convict, before the others are asked.
 PROBES, ACQUITTING, CONVICTING = 5, 2, 4
-# How many steps beyond the smallest region that changes the class none of a trigger is left.
+# How many steps beyond the smallest region that changes the class, where leavings of a trigger may remain, are removed.
 BEYOND = 2
 # How far what decides between a picture and its restoration is smoothed, as a share of the picture's side; from which
-# share of the highest value on it is removed; by which share of the side it is grown where that is surer.
+# share of the highest value on it is removed; by which share of the side it is grown where that keeps the class.
 SMOOTHED, DECISIVE, GROWN = 1 / 16, 0.1, 1 / 32
 # What can be left out, to see what it gives.
 PARTS = ("first-look", "transplant", "concentration", "whole", "smallest")
@@ -100,10 +100,10 @@ class Verified:
     *Locate*: gradient times activation. *Verify*: the hottest regions, of several sizes, are put on reference pictures;
     a trigger brings its class along to all of them by a margin, and gathers the heat to a degree, that innocent regions
     of that size do not reach (the test of SentiNet, Chou et al. 2020, arXiv 1812.00292, measured in logits). *Remove,
-    restore*: the smallest part of the heat whose removal changes the class, or what decides, is inpainted. Where no
-    small region explains the class and the noise that re-encoding takes off brings the class along when it is added to
-    reference pictures, or where the waves that smoothing takes off outside the hottest quarter do so, the trigger is
-    diffuse: the picture is re-encoded and, where that leaves the class, made flat.
+    restore*: a little more than the smallest part of the heat whose removal changes the class, or what decides, is
+    inpainted. Where no small region explains the class and the noise that re-encoding takes off brings the class along
+    when it is added to reference pictures, or where the waves that smoothing takes off outside the hottest quarter do
+    so, the trigger is diffuse: the picture is re-encoded and, where that leaves the class, made flat.
 
     First looks clear most pictures for the price of a backward and four forwards: one region on one other picture
     beside the concentration of the heat, and each pattern added to one other picture.
@@ -522,25 +522,20 @@ class Verified:
             kept = found == labels[rows]
             low[rows[kept]], high[rows[~kept]], other[rows[~kept]] = middle[kept] + 1, middle[~kept], found[~kept]
 
-        def beyond(steps: int) -> Tensor:
-            # Where the class stays whatever is removed, what was proven goes.
-            shares = torch.where(low > last, suspected, removed[(low + steps).clamp(max=last)])
-            return top_fraction(heat, shares)
-
-        best = restore(everything, beyond(0))
-        # Leavings of the trigger would hide where the two pictures differ.
-        free = self.inpainter(images, beyond(BEYOND))
-        marked = decisive(model, images, free, labels, other)
-        grown = dilate(marked, max(1, round(GROWN * min(images.shape[2:]))))
-        others = [(everything, marked), (everything, grown)]
-        known = places.flatten(1).any(1).nonzero()[:, 0]
-        if len(known):
-            others.append((known, places[known]))
-        for rows, masks in others:
-            tried = restore(rows, masks)
-            surer = _sureness(tried[2], labels[rows]) > _sureness(best[2][rows], labels[rows])
-            for one, another in zip(best, tried, strict=True):
-                one[rows[surer]] = another[surer]
+        # Where the class stays whatever is removed, what was proven goes.
+        shares = torch.where(low > last, suspected, removed[(low + BEYOND).clamp(max=last)])
+        best = restore(everything, top_fraction(heat, shares))
+        marked = decisive(model, images, best[0], labels, other)
+        tried = restore(everything, marked)
+        # Leavings at its rim may keep the class.
+        rows = (tried[2].argmax(1) == labels).nonzero()[:, 0]
+        if len(rows):
+            grown = dilate(marked[rows], max(1, round(GROWN * min(images.shape[2:]))))
+            _replace(tried, rows, restore(rows, grown))
+        _prefer(best, everything, tried, labels)
+        rows = places.flatten(1).any(1).nonzero()[:, 0]
+        if len(rows):
+            _prefer(best, rows, restore(rows, places[rows]), labels)
         return best
 
 
@@ -649,6 +644,20 @@ def _heat(gathering: Tail, gathered: Tensor) -> Tensor:
 def _each(laws: tuple[Law, ...], values: Tensor) -> Tensor:
     """Return the surprise (N, K) of values (N, K), each column by a law of its own."""
     return torch.stack([law.surprise(column) for law, column in zip(laws, values.unbind(1), strict=True)], 1)
+
+
+def _replace(kept: tuple[Tensor, ...], rows: Tensor, found: tuple[Tensor, ...]) -> None:
+    """Put what was found of ``rows`` in the place of what was kept of them."""
+    for one, another in zip(kept, found, strict=True):
+        one[rows] = another
+
+
+def _prefer(
+    best: tuple[Tensor, Tensor, Tensor], rows: Tensor, tried: tuple[Tensor, Tensor, Tensor], labels: Tensor
+) -> None:
+    """Put pictures, masks and logits that were tried of ``rows`` in the place of the best, where they are surer."""
+    surer = _sureness(tried[2], labels[rows]) > _sureness(best[2][rows], labels[rows])
+    _replace(best, rows[surer], tuple(one[surer] for one in tried))
 
 
 def _sureness(logits: Tensor, labels: Tensor) -> Tensor:

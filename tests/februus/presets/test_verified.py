@@ -22,6 +22,7 @@ from februus.poisoning import poison, stamp
 from februus.presets import verified as module
 from februus.presets.verified import (
     ACQUITTING,
+    BEYOND,
     CONVICTING,
     PARTS,
     PROBES,
@@ -166,8 +167,8 @@ def test_a_planted_patch_is_found_flagged_and_removed(patched: Case) -> None:
     torch.testing.assert_close(purified.logits, patched.model(purified.images).detach(), rtol=0, atol=1e-5)
 
 
-def test_the_smallest_region_that_changes_the_class_goes_or_what_decides(patched: Case) -> None:
-    """Against a search from the smallest up: the first that changes the class, or another shape."""
+def test_a_little_more_than_the_smallest_region_goes_or_what_decides(patched: Case) -> None:
+    """Against a search from the smallest up: two steps beyond the first that changes the class, or another shape."""
     images = patched.triggered[:20]
     purified, before = patched.purifier(images), patched.model(images).argmax(1)
     masks = torch.stack([top_fraction(purified.heatmaps, size) for size in REMOVED])
@@ -177,21 +178,32 @@ def test_the_smallest_region_that_changes_the_class_goes_or_what_decides(patched
     plain = (changed == changed.cummax(0).values).all(0) & changed.any(0)  # once it changes, it stays changed
     assert share(plain) > 0.5
     same = (masks == purified.masks).flatten(2).all(2)
-    expected = changed.int().argmax(0)
+    expected = (changed.int().argmax(0) + BEYOND).clamp(max=len(REMOVED) - 1)
     assert (same.any(0) <= same.gather(0, expected[None])[0])[plain].all()
     assert (purified.labels != before)[plain].all()
 
 
-def test_what_decides_may_go_with_a_pixel_more(patched: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of three shapes the one without which another class is surest: here the others leave the trigger."""
+def test_what_decides_is_tried_with_a_pixel_more_where_its_rim_keeps_the_class(
+    patched: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Tensor] = []
+
+    class Recording(Telea):
+        def __call__(self, images: Tensor, masks: Tensor) -> Tensor:
+            tried.append(masks)
+            return super().__call__(images, masks)
+
+    purifier = Purifier(patched.model, replace(verified(patched.purifier), inpainter=Recording()))
     images = patched.triggered[:4]
     stamped = (images != patched.untriggered.floats(slice(4))).any(1, keepdim=True).float()
-    inner = 1 - dilate(1 - stamped, 1)
-    monkeypatch.setattr(module, "decisive", lambda *_: inner)
-    monkeypatch.setattr(module, "REMOVED", (0.001,) * 3)
-    purified = patched.purifier(images)
-    assert purified.flagged.all()
-    assert (purified.masks == dilate(inner, 1)).flatten(1).all(1).any()
+    row, column = stamped[0, 0].nonzero()[0].tolist()
+    for inner, grows in ((stamped, False), (torch.zeros_like(stamped), True)):
+        inner[:, :, row, column] = 1
+        tried.clear()
+        monkeypatch.setattr(module, "decisive", lambda *_, inner=inner: inner)
+        assert purifier(images).flagged.all()
+        grown = dilate(inner, 1)
+        assert any(torch.equal(masks, grown[: len(masks)]) for masks in tried) == grows
 
 
 def test_what_decides_between_two_pictures_is_where_they_differ() -> None:
