@@ -200,7 +200,7 @@ def test_what_decides_is_tried_with_a_pixel_more_where_its_rim_keeps_the_class(
     elsewhere[:, :, 0, 0] = 1
     for inner, grows in ((stamped, False), (elsewhere, True)):
         tried.clear()
-        monkeypatch.setattr(module, "decisive", lambda *_, inner=inner: inner)
+        monkeypatch.setattr(module, "decisive", lambda *_, inner=inner: inner.clone())
         assert purifier(images).flagged.all()
         grown = dilate(inner, 1)
         assert any(torch.equal(masks, grown[: len(masks)]) for masks in tried) == grows
