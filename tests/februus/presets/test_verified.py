@@ -34,9 +34,11 @@ from februus.presets.verified import (
 from februus.priors import Prior
 from februus.purifier import Purifier
 from februus.restorers.jpeg import Jpeg
+from februus.restorers.total_variation import TotalVariation
 from februus.seeds import seeded
 from februus.training.classifier import LocalTraining, fit
 from februus.triggers.patch import Patch
+from februus.triggers.sinusoidal import Sinusoidal
 from februus.types import Purified, Trigger
 from februus.verification import Law, consensus
 
@@ -99,19 +101,31 @@ def patched(trained_toy: Normalized, toy_trigger: Patch, reference: Tensor, toy_
     return case(trained_toy, toy_trigger, reference, toy_test)
 
 
-@pytest.fixture(scope="module")
-def diffuse(trained_toy: Normalized, toy_draw: Callable[..., Dataset], reference: Tensor, toy_test: Dataset) -> Case:
-    """Train a fresh toy on pictures under a faint pattern."""
-    model = copy.deepcopy(trained_toy)
+def retrained(model: Normalized, poisoned: Dataset) -> Normalized:
+    """Return a copy of ``model``, trained afresh."""
+    model = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for module in model.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear, nn.BatchNorm2d)):
                 module.reset_parameters()
-    poisoned = poison(toy_draw(600), Chequered(), 0, 0.3, seeded(2))
     for epoch, learning_rate in enumerate((0.02, 0.02, 0.02, 0.02, 0.005)):
         fit(model, poisoned, LocalTraining(learning_rate=learning_rate), seeded(epoch))
-    return case(model.eval(), Chequered(), reference, toy_test)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def diffuse(trained_toy: Normalized, toy_draw: Callable[..., Dataset], reference: Tensor, toy_test: Dataset) -> Case:
+    """Train a fresh toy on pictures under a faint pattern of single pixels."""
+    model = retrained(trained_toy, poison(toy_draw(600), Chequered(), 0, 0.3, seeded(2)))
+    return case(model, Chequered(), reference, toy_test)
+
+
+@pytest.fixture(scope="module")
+def waved(trained_toy: Normalized, toy_draw: Callable[..., Dataset], reference: Tensor, toy_test: Dataset) -> Case:
+    """Train a fresh toy on pictures under a wave."""
+    model = retrained(trained_toy, poison(toy_draw(600), Sinusoidal(), 0, 0.3, seeded(2)))
+    return case(model, Sinusoidal(), reference, toy_test)
 
 
 @pytest.fixture(scope="module")
@@ -304,6 +318,44 @@ def test_a_diffuse_trigger_is_taken_off_the_whole_picture(diffuse: Case) -> None
     torch.testing.assert_close(purified.images[whole], Jpeg()(diffuse.triggered[whole]))
     clean = diffuse.purifier(diffuse.clean.floats())
     assert share(clean.flagged) <= 0.02
+
+
+def test_a_wave_that_outlasts_re_encoding_is_taken_off(waved: Case) -> None:
+    with torch.no_grad():
+        encoded = waved.model(Jpeg()(waved.triggered)).argmax(1)
+    assert share(encoded == waved.target) > 0.9
+    purified = waved.purifier(waved.triggered)
+    assert share(purified.logits_before.argmax(1) == waved.target) > 0.9
+    assert share(purified.flagged) > 0.8
+    whole = purified.masks.flatten(1).all(1)
+    assert share(whole) > 0.8
+    assert share(purified.labels == waved.target) < 0.2
+    assert share(purified.labels == waved.untriggered.labels) > 0.6
+    clean = waved.purifier(waved.clean.floats())
+    assert share(clean.flagged) <= 0.02
+
+
+def test_a_patch_is_no_wave(patched: Case) -> None:
+    """Outside the hottest quarter nothing of it is left."""
+    preset, images = verified(patched.purifier), patched.triggered[:20]
+    _, heat, _ = preset.locate(patched.model, images)
+    noise, waves = preset.patterns(images, heat)
+    hottest = top_fraction(heat, SUSPECTED[-1]).expand_as(waves) > 0
+    assert not waves[hottest].any()
+    assert noise[hottest].any()
+    assert waves[~hottest].any()
+
+
+def test_a_whole_picture_is_restored_as_gently_as_changes_the_class(waved: Case) -> None:
+    preset, images = verified(waved.purifier), waved.triggered[:12]
+    labels = waved.model(images).argmax(1)
+    restored, logits = preset._restore_whole(waved.model, images, labels, batch_size=64)
+    torch.testing.assert_close(logits, waved.model(restored).detach(), rtol=0, atol=1e-5)
+    steps = [Jpeg()(images), *(TotalVariation(weight=32 * share)(images) for share in module.FLATTENED)]
+    for picture, found, label in zip(restored, zip(*steps, strict=True), labels, strict=True):
+        kept = [bool(waved.model(step[None]).argmax(1) == label) for step in found]
+        first = kept.index(False) if False in kept else len(kept) - 1
+        torch.testing.assert_close(picture, found[first], rtol=0, atol=1e-5)
 
 
 # --- thresholds come from the reference alone ------------------------------------------------------------------------
