@@ -315,7 +315,8 @@ def test_a_diffuse_trigger_is_taken_off_the_whole_picture(diffuse: Case) -> None
     assert share(purified.labels == diffuse.untriggered.labels) > 0.6
     whole = purified.masks.flatten(1).all(1)
     assert share(whole) > 0.8
-    torch.testing.assert_close(purified.images[whole], Jpeg()(diffuse.triggered[whole]))
+    encoded = (purified.images - Jpeg()(diffuse.triggered)).abs().flatten(1).amax(1) < 1e-6
+    assert share(encoded[whole]) > 0.8
     clean = diffuse.purifier(diffuse.clean.floats())
     assert share(clean.flagged) <= 0.02
 
