@@ -76,7 +76,7 @@ class Candidate:
         margin: by how much the logit of the picture's class exceeds the largest other one, on all probes but one.
         heat: share of the heat that lies in the region; None for a pattern.
         score: ``-log10`` of the share of innocent pictures that look as suspicious.
-        guilty: whether the purifier holds it for a trigger.
+        guilty: whether it reaches the threshold, in a picture that the purifier holds for triggered.
     """
 
     part: Tensor
@@ -208,19 +208,18 @@ def _try(purifier: Purifier, preset: Verified, image: Tensor, purified: Purified
         mask = top_fraction(heat, size)
         removed = preset.inpainter(image, mask)
         regions.append(candidate(image * mask, mask, removed, margin=margin, heat=share, score=score))
-    patterns = preset.patterns(image, heat)
-    found = [consensus(add_pattern(model, pattern, label, probes, batch_size=batch_size)) for pattern in patterns]
-    left = torch.stack(found, 1)
     nowhere = torch.zeros_like(image[:, :1])
+    patterns = []
+    for place, pattern in enumerate(preset.patterns(image, heat, preset.restorer(image))):
+        left = consensus(add_pattern(model, pattern, label, probes, batch_size=batch_size))
+        removed, score = (image - pattern).clamp(0, 1), preset.judge_pattern(place, left)
+        patterns.append(candidate(pattern, nowhere, removed, margin=left, heat=None, score=score))
     return Evidence(
         probes=probes,
         logits=logits,
         foreign=foreign,
         regions=tuple(regions),
-        patterns=tuple(
-            candidate(pattern, nowhere, (image - pattern).clamp(0, 1), margin=margin, heat=None, score=score)
-            for pattern, margin, score in zip(patterns, left[0], preset.judge_patterns(left)[0], strict=True)
-        ),
+        patterns=tuple(patterns),
         threshold=preset.threshold,
     )
 

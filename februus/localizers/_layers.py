@@ -16,8 +16,7 @@ __all__ = ["check_convolutional", "convolutions", "last_of_each_size", "layer_of
 
 EXPECTED = "a convolutional classifier, for Grad-CAM"
 
-# The modules of a model that have maps of a picture of some shape, in the order in which they end, and the maps' sizes:
-# traced once, not for each batch.
+# What `_traced` found for a picture's shape: once, not for each batch.
 _KNOWN: WeakKeyDictionary[nn.Module, dict[torch.Size, dict[str, tuple[int, int]]]] = WeakKeyDictionary()
 
 
@@ -40,11 +39,8 @@ def convolutions(model: nn.Module, images: Tensor) -> dict[str, tuple[int, int]]
     Raises:
         ValueError: if there is none, or only a patch embedding, as in vision transformers.
     """
-    known = _KNOWN.setdefault(model, {})
-    shape = images.shape[1:]
-    if shape not in known:
-        known[shape] = _trace(model, images)
-    found = {name: size for name, size in known[shape].items() if isinstance(model.get_submodule(name), nn.Conv2d)}
+    traced = _traced(model, images).items()
+    found = {name: size for name, size in traced if isinstance(model.get_submodule(name), nn.Conv2d)}
     if not found:
         raise mismatch("model", EXPECTED, f"one whose convolutions shrink {tuple(images.shape[2:])} pictures to 1x1")
     return found
@@ -60,7 +56,16 @@ def last_of_each_size(model: nn.Module, images: Tensor) -> dict[tuple[int, int],
         ValueError: as `convolutions`.
     """
     sizes = set(convolutions(model, images).values())
-    return {size: name for name, size in _KNOWN[model][images.shape[1:]].items() if size in sizes}
+    return {size: name for name, size in _traced(model, images).items() if size in sizes}
+
+
+def _traced(model: nn.Module, images: Tensor) -> dict[str, tuple[int, int]]:
+    """Return the modules that have maps of such pictures, in the order in which they end, and the maps' sizes."""
+    known = _KNOWN.setdefault(model, {})
+    shape = images.shape[1:]
+    if shape not in known:
+        known[shape] = _trace(model, images)
+    return known[shape]
 
 
 def _trace(model: nn.Module, images: Tensor) -> dict[str, tuple[int, int]]:

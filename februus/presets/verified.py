@@ -158,7 +158,7 @@ class Verified:
             labels = logits.argmax(1)
             patterns = [
                 add_pattern(model, pattern, labels, probes, batch_size=batch_size)
-                for pattern in self.patterns(images, heat)
+                for pattern in self.patterns(images, heat, self.restorer(images))
             ]
             found = (
                 labels,
@@ -308,19 +308,17 @@ class Verified:
         """Return the surprise (N, S) of a region of each size by itself, from the margins ``carried`` (N, S)."""
         return _each(self.calibrated().margins, carried) - self._chances
 
-    def judge_patterns(self, left: Tensor) -> Tensor:
-        """Return the surprise (N, 2) of the `patterns`, from the margins ``left`` (N, 2) by which they carry it."""
-        return _each(self.calibrated().patterns, left) - self._chances - math.log10(PATTERNS)
+    def judge_pattern(self, place: int, left: Tensor) -> Tensor:
+        """Return the surprise (N,) of one of the `patterns`, from the margin ``left`` (N,) by which it carries."""
+        return self.calibrated().patterns[place].surprise(left) - self._chances - math.log10(PATTERNS)
 
-    def patterns(self, images: Tensor, heat: Tensor) -> tuple[Tensor, Tensor]:
+    def patterns(self, images: Tensor, heat: Tensor, encoded: Tensor) -> tuple[Tensor, Tensor]:
         """Return what may be a trigger all over the picture: its noise, and its waves outside the hottest quarter.
 
-        A patch is in the heat: what still carries the class without that part of the picture is no patch.
+        A patch is in the heat: what still carries the class without that part of the picture is no patch. ``encoded``
+        is what the `restorer` makes of the pictures.
         """
-        return (
-            images - self.restorer(images),
-            (images - SMOOTHER(images)) * (1 - top_fraction(heat, SUSPECTED[-1])),
-        )
+        return images - encoded, (images - SMOOTHER(images)) * (1 - top_fraction(heat, SUSPECTED[-1]))
 
     @property
     def _chances(self) -> float:
@@ -374,7 +372,8 @@ class Verified:
         by_prior, known = self._judge_place(model, images, labels, probes, batch_size=batch_size)
         # What a small region explains needs no noise that explains it.
         large = torch.maximum(by_size[:, 0], by_prior) < self.threshold
-        noise, waves = self.patterns(images, heat)
+        encoded = self.restorer(images)
+        noise, waves = self.patterns(images, heat, encoded)
         by_noise = self._judge_pattern(0, model, noise, labels, probes, large, batch_size=batch_size)
         by_waves = self._judge_pattern(1, model, waves, labels, probes, None, batch_size=batch_size)
         by_region, by_whole = torch.maximum(by_region, by_prior), torch.maximum(by_noise, by_waves)
@@ -383,7 +382,7 @@ class Verified:
         spread = diffuse.nonzero()[:, 0]
         if len(spread):
             restored[spread], after[spread] = self._restore_whole(
-                model, images[spread], labels[spread], batch_size=batch_size
+                model, images[spread], encoded[spread], labels[spread], batch_size=batch_size
             )
             masks[spread] = 1.0
         # Where a region explains the class, too, and the whole picture keeps it, the region goes.
@@ -429,10 +428,9 @@ class Verified:
 
         It is not where the first look clears the picture, or where it is not ``allowed`` (N,).
         """
-        calibration = self.calibrated()
         found = torch.full((len(pattern),), -math.inf, dtype=torch.float64, device=pattern.device)
         glances = add_pattern(model, pattern, labels, probes[:1], batch_size=batch_size)
-        asked = glances[:, 0] >= calibration.faint[place]
+        asked = glances[:, 0] >= self.calibrated().faint[place]
         rows = (asked if allowed is None else asked & allowed).nonzero()[:, 0]
 
         def add(which: Tensor, jury: slice) -> Tensor:
@@ -441,20 +439,21 @@ class Verified:
             return torch.cat([glances[own, jury.start : seen], more], 1)
 
         def judge(_: Tensor, left: Tensor) -> Tensor:
-            return (calibration.patterns[place].surprise(left) - self._chances - math.log10(PATTERNS))[:, None]
+            return self.judge_pattern(place, left)[:, None]
 
         found[rows] = judge(rows, _agree(add, judge, self.threshold, len(rows)))[:, 0]
         return found
 
     def _restore_whole(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int
+        self, model: nn.Module, images: Tensor, encoded: Tensor, labels: Tensor, *, batch_size: int
     ) -> tuple[Tensor, Tensor]:
         """Restore whole pictures, as gently as changes the classes ``labels`` (N,); returns pictures and logits.
 
-        Where nothing changes its class, a picture comes back as flat as it may be made.
+        ``encoded`` is what the `restorer` makes of them. Where nothing changes its class, a picture comes back as flat
+        as it may be made.
         """
         side = min(images.shape[2:])
-        restored = self.restorer(images)
+        restored = encoded.clone()
         logits = answer(model, restored, batch_size=batch_size)
         for share in FLATTENED:
             rows = (logits.argmax(1) == labels).nonzero()[:, 0]

@@ -143,7 +143,7 @@ def test_what_is_refused_at_once(models: list[dict[str, Any]], defaults: dict[st
 def test_the_zoos_of_this_repository_can_be_planned(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     content = yaml.safe_load(file.read_text())
-    assert len(plan(content["models"], content["defaults"])) >= 4
+    assert len(plan(content["models"], content["defaults"])) >= 12
 
 
 # --- training --------------------------------------------------------------------------------------------------------
