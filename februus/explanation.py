@@ -23,7 +23,7 @@ from februus.masks import top_fraction
 from februus.presets.verified import SUSPECTED, Verified, add_pattern, carried_by_regions
 from februus.purifier import Purifier
 from februus.types import Purified
-from februus.verification import answer, concentration, consensus
+from februus.verification import answer, concentration, consensus, flip
 
 __all__ = ["Candidate", "Evidence", "Explanation", "Heat", "draw_explanation", "explain"]
 
@@ -210,10 +210,11 @@ def _try(purifier: Purifier, preset: Verified, image: Tensor, purified: Purified
         regions.append(candidate(image * mask, mask, removed, margin=margin, heat=share, score=score))
     nowhere = torch.zeros_like(image[:, :1])
     patterns = []
-    for place, pattern in enumerate(preset.patterns(image, heat, preset.restorer(image))):
-        left = consensus(add_pattern(model, pattern, label, probes, batch_size=batch_size))
-        removed, score = (image - pattern).clamp(0, 1), preset.judge_pattern(place, left)
-        patterns.append(candidate(pattern, nowhere, removed, margin=left, heat=None, score=score))
+    for place, pattern in enumerate(preset.patterns(image, heat)):
+        left = consensus(add_pattern(model, pattern.added, label, probes, batch_size=batch_size))
+        flipped = flip(model, pattern.without, label, batch_size=batch_size)
+        score = preset.judge_pattern(place, left, flipped)
+        patterns.append(candidate(pattern.added, nowhere, pattern.without, margin=left, heat=None, score=score))
     return Evidence(
         probes=probes,
         logits=logits,
@@ -328,7 +329,7 @@ def _draw_probes(sheet: _Sheet, evidence: Evidence) -> None:
         "How to read the numbers",
         "Margin: by how much the logit of the class exceeds the largest other one, on all those pictures but one. "
         f"Guilty is what at most 1 in {10**evidence.threshold:,.0f} innocent pictures reach, by a law fitted to "
-        "reference pictures. The verdict adds up all sizes and the heat.",
+        "reference pictures. The verdict adds up all sizes, the heat and what the picture is without the part.",
     )
 
 
@@ -358,7 +359,7 @@ def _draw_candidate(
     ]
     if candidate.score >= evidence.threshold and not candidate.guilty:
         cleared = whole or explanation.purified.stages[0] == "locate"
-        lines.append("But a first look had cleared it." if cleared else "But all sizes together, and the heat, do not.")
+        lines.append("But a first look had cleared it." if cleared else "But all that is known of it does not.")
     verdict, colour = ("guilty", GUILTY) if candidate.guilty else ("not by itself", INNOCENT)
     sheet.sentences(row, 2 + MOST_PROBES, f"{part}: {verdict}", *lines, colour=colour)
 

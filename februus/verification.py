@@ -12,7 +12,7 @@ from februus.checks import mismatch
 from februus.masks import top_fraction
 from februus.models.modes import evaluation_mode
 
-__all__ = ["Law", "Tail", "answer", "concentration", "consensus", "margins", "transplant"]
+__all__ = ["Law", "Tail", "answer", "concentration", "consensus", "flip", "margins", "transplant"]
 
 LEAST_SHARE = 1e-3
 # How many pictures of a class it takes for its own figures to count as much as those of all classes.
@@ -40,6 +40,14 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
     """
     own = labels[:, None]
     return logits.gather(1, own)[:, 0] - logits.scatter(1, own, -math.inf).amax(1)
+
+
+def flip(model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int) -> Tensor:
+    """Return by how much the largest other logit exceeds that of ``labels`` (N,), on pictures without a suspected part.
+
+    (N,), positive where the class is another one: the part had made it.
+    """
+    return -margins(answer(model, images, batch_size=batch_size), labels) if len(images) else images.new_empty(0)
 
 
 def transplant(

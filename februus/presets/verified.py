@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from captum.attr import Saliency
@@ -23,10 +24,11 @@ from februus.models.modes import evaluation_mode, recorded_outputs
 from februus.priors import Prior, scan
 from februus.restorers.guided_filter import GuidedFilter
 from februus.restorers.jpeg import Jpeg
+from februus.restorers.notch import Notch
 from februus.restorers.total_variation import TotalVariation
 from februus.seeds import seeded
 from februus.types import Inpainter, Localizer, Purified, Restorer
-from februus.verification import Law, Tail, answer, concentration, consensus, transplant
+from februus.verification import Law, Tail, answer, concentration, consensus, flip, transplant
 
 __all__ = ["Verified"]
 
@@ -37,9 +39,9 @@ REMOVED = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.2, 0.
 # it does not clear; that of the looks at the whole picture.
 LOOKED_AT = 2
 UNCLEARED, UNCLEARED_WHOLE = 0.2, 0.1
-# What takes waves and the like off a picture, so that they are seen; and how flat a picture is made to be rid of them,
-# where re-encoding does not do, as weights of `TotalVariation` in shares of the picture's side.
-SMOOTHER = GuidedFilter()
+# What takes waves and the like off a picture, so that they are seen, and what takes off the one that stands out; how flat
+# a picture is made where that does not do, as weights of `TotalVariation` in shares of the picture's side.
+SMOOTHER, STILLER = GuidedFilter(), Notch()
 PATTERNS = 2
 FLATTENED = (1 / 320, 1 / 160)
 # Pictures that a region is put on; how many of them may acquit it, and how many convict, before the others are asked.
@@ -49,8 +51,10 @@ BEYOND = 2
 # How far what decides between a picture and its restoration is smoothed, as a share of the picture's side; from which
 # share of the highest value on it is removed; by which share of the side it is grown where that keeps the class.
 SMOOTHED, DECISIVE, GROWN = 1 / 16, 0.1, 1 / 32
+# Of the false positives that regions are granted, the share of all sizes together; the rest is the largest's by itself.
+TOGETHER = 0.8
 # What can be left out, to see what it gives.
-PARTS = ("first-look", "transplant", "concentration", "whole", "smallest")
+PARTS = ("first-look", "transplant", "concentration", "flip", "whole", "smallest")
 # Of the option prior: look for a backdoor in the model first.
 SCAN = "scan"
 # How far logits of the same model may lie apart on two machines.
@@ -69,8 +73,9 @@ class Calibration:
         look: margin with which an innocent region carries its class to one other picture.
         concentration: of innocent heat in the smallest of `SUSPECTED`.
         margins: with which innocent regions carry their class, for each of `SUSPECTED`.
-        region: the surprise of all of these together.
         patterns: margins with which the noise, and the waves, of innocent pictures bring their class along.
+        flips: margins of another class once the smallest region is restored, or the noise, or the waves are taken off.
+        joint: the surprise of all that is known of a region, of noise, of waves.
         prior: what is known of a backdoor; None where nothing is.
         known: margin with which what innocent pictures show where its trigger lies carries their class; None likewise.
     """
@@ -82,15 +87,28 @@ class Calibration:
     look: Tail
     concentration: Tail
     margins: tuple[Law, ...]
-    region: Law
     patterns: tuple[Law, ...]
+    flips: tuple[Law, ...]
+    joint: tuple[Law, ...]
     prior: Prior | None = None
     known: Law | None = None
 
     @property
     def laws(self) -> tuple[Law, ...]:
-        """All of them: of the margins, the region, the patterns and, where there is a prior, what is known."""
-        return (*self.margins, self.region, *self.patterns, *([self.known] if self.known else []))
+        """All of them, in the order of the fields."""
+        return (*self.margins, *self.patterns, *self.flips, *self.joint, *([self.known] if self.known else []))
+
+
+class Pattern(NamedTuple):
+    """What may be a trigger all over a picture.
+
+    Args:
+        added: what is put on other pictures (N, 3, H, W).
+        without: the pictures once it is taken off (N, 3, H, W).
+    """
+
+    added: Tensor
+    without: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +117,12 @@ class Verified:
 
     *Locate*: gradient times activation. *Verify*: the hottest regions, of several sizes, are put on reference pictures;
     a trigger brings its class along to all of them by a margin, and gathers the heat to a degree, that innocent regions
-    of that size do not reach (the test of SentiNet, Chou et al. 2020, arXiv 1812.00292, measured in logits). *Remove,
-    restore*: a little more than the smallest part of the heat whose removal changes the class, or what decides, is
-    inpainted. Where no small region explains the class and the noise that re-encoding takes off brings the class along
-    when it is added to reference pictures, or where the waves that smoothing takes off outside the hottest quarter do
-    so, the trigger is diffuse: the picture is re-encoded and, where that leaves the class, made flat.
+    of that size do not reach (the test of SentiNet, Chou et al. 2020, arXiv 1812.00292, measured in logits), and takes
+    it away more surely when it is removed. *Remove, restore*: a little more than the smallest part of the heat whose
+    removal changes the class, or what decides, is inpainted. Where no small region explains the class and the noise
+    that re-encoding takes off brings the class along when it is added to reference pictures, or where the waves that
+    smoothing takes off outside the hottest quarter do so, the trigger is diffuse: the picture is re-encoded and, where
+    that leaves the class, rid of the wave that stands out, or made flat.
 
     First looks clear most pictures for the price of a backward and four forwards: one region on one other picture
     beside the concentration of the heat, and each pattern added to one other picture.
@@ -122,9 +141,9 @@ class Verified:
         restorer: what takes noise off whole pictures, and restores them.
         prior: a file that ``februus scan`` wrote, or ``scan``: Neural Cleanse looks for a backdoor when it is fitted.
         seed: of the choice of probes among the reference pictures.
-        without: a part that is left out, for ablations: ``first-look`` examines every picture, ``transplant`` and
-            ``concentration`` leave the other one to judge regions, ``whole`` knows only regions, ``smallest`` removes
-            the suspected region as it is.
+        without: a part that is left out, for ablations: ``first-look`` examines every picture, ``transplant``,
+            ``concentration`` and ``flip`` leave the others to judge regions (and the last one to judge patterns, too),
+            ``whole`` knows only regions, ``smallest`` removes the suspected region as it is.
         calibration: made by `fit`.
     """
 
@@ -152,33 +171,43 @@ class Verified:
         order = torch.randperm(len(reference), generator=seeded(self.seed)).to(reference.device)
         probes, others = reference[order[:PROBES]], reference[order[PROBES:]]
         prior = self._find_prior(model, reference)
-        columns: list[list[Tensor]] = [[], [], [], [], [], [], []]
+        columns: list[list[Tensor]] = [[], [], [], [], [], [], [], []]
         for images in others.split(batch_size):
             _, heat, logits = self.locate(model, images)
             labels = logits.argmax(1)
-            patterns = [
-                add_pattern(model, pattern, labels, probes, batch_size=batch_size)
-                for pattern in self.patterns(images, heat, self.restorer(images))
+            patterns = self.patterns(images, heat)
+            added = [add_pattern(model, pattern.added, labels, probes, batch_size=batch_size) for pattern in patterns]
+            flips = [
+                self.flip_region(model, images, heat, labels, batch_size=batch_size),
+                *(flip(model, pattern.without, labels, batch_size=batch_size) for pattern in patterns),
             ]
             found = (
                 labels,
                 concentration(heat, SUSPECTED[0]),
                 look_at_region(model, images, heat, labels, probes, batch_size=batch_size),
                 consensus(carried_by_regions(model, images, heat, labels, probes, batch_size=batch_size)),
-                torch.stack([pattern[:, 0] for pattern in patterns], 1),
-                torch.stack([consensus(pattern) for pattern in patterns], 1),
+                torch.stack([margin[:, 0] for margin in added], 1),
+                torch.stack([consensus(margin) for margin in added], 1),
+                torch.stack(flips, 1),
                 consensus(carried_by_place(model, images, prior, labels, probes, batch_size=batch_size)),
             )
             for column, values in zip(columns, found, strict=True):
                 column.append(values)
-        predicted, gathered, looks, carried, glances, left, placed = (torch.cat(column) for column in columns)
+        predicted, gathered, looks, carried, glances, left, flipped, placed = (torch.cat(column) for column in columns)
         answers = answer(model, probes, batch_size=batch_size)
 
         def law(values: Tensor) -> Law:
             return Law.fit(values, predicted, answers.shape[1])
 
         look, gathering = Tail.fit(looks), Tail.fit(gathered)
-        margins = tuple(map(law, carried.unbind(1)))
+        margins, faint, lost = (tuple(map(law, values.unbind(1))) for values in (carried, left, flipped))
+        together = [
+            self._of_region(gathering, margins, lost[0], gathered, carried, flipped[:, 0]),
+            *(
+                self._of_pattern(faint[place], lost[1 + place], left[:, place], flipped[:, 1 + place])
+                for place in range(PATTERNS)
+            ),
+        ]
         suspicious = self._suspicion(gathering, look, gathered, looks).quantile(1 - UNCLEARED).item()
         calibration = Calibration(
             probes=probes,
@@ -191,8 +220,9 @@ class Verified:
             look=look,
             concentration=gathering,
             margins=margins,
-            region=law(self._joint(gathering, margins, gathered, carried)),
-            patterns=tuple(map(law, left.unbind(1))),
+            patterns=faint,
+            flips=lost,
+            joint=tuple(map(law, together)),
             prior=prior,
             known=law(placed).of(prior.label) if prior else None,
         )
@@ -222,7 +252,7 @@ class Verified:
             "logits": calibration.logits,
             "first_looks": torch.tensor([calibration.suspicious, *calibration.faint], dtype=torch.float64),
             "tails": torch.tensor([(tail.start, tail.scale) for tail in tails], dtype=torch.float64),
-            "frequencies": calibration.region.frequencies,
+            "frequencies": calibration.margins[0].frequencies,
             "laws": torch.stack([torch.stack([law.places, law.spreads]) for law in calibration.laws]),
         }
 
@@ -239,7 +269,8 @@ class Verified:
             )
         shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
         prior = Prior.from_tensors(state) if "mask" in state else None
-        laws, classes = len(SUSPECTED) + 1 + PATTERNS + bool(prior), shapes["frequencies"]
+        explanations = 1 + PATTERNS
+        laws, classes = len(SUSPECTED) + PATTERNS + 2 * explanations + bool(prior), shapes["frequencies"]
         fits = shapes["laws"] == (laws, 2, *classes) and shapes["tails"] == (2 + laws, 2)
         if not fits or len(classes) != 1 or shapes["first_looks"] != (1 + PATTERNS,) or len(shapes["probes"]) != 4:
             raise mismatch("calibration", "tensors as `Purifier.save` writes them", shapes)
@@ -262,8 +293,9 @@ class Verified:
             look=look,
             concentration=gathering,
             margins=tuple(islice(each, len(SUSPECTED))),
-            region=next(each),
             patterns=tuple(islice(each, PATTERNS)),
+            flips=tuple(islice(each, explanations)),
+            joint=tuple(islice(each, explanations)),
             prior=prior,
             known=next(each).of(prior.label) if prior else None,
         )
@@ -290,35 +322,49 @@ class Verified:
             heatmaps = self.localizer(model, images)
         return heatmaps, heatmaps.mean(1, keepdim=True), outputs[-1]
 
-    def judge_regions(self, gathered: Tensor, carried: Tensor) -> Tensor:
+    def judge_regions(self, gathered: Tensor, carried: Tensor, flipped: Tensor) -> Tensor:
         """Return the surprise (N,) of pictures whose regions carry their class by the margins ``carried`` (N, S).
 
         The regions lie in one another: what a small trigger does, all of them do. So the sizes' surprises are added,
-        with that of the `concentration` (N,) of the heat. One that is larger than most of them may show in the largest
-        alone.
+        with those of the `concentration` (N,) of the heat and of `flip_region` (N,). A trigger that is larger than most
+        of them may show in the largest alone.
         """
         calibration = self.calibrated()
-        joint = self._joint(calibration.concentration, calibration.margins, gathered, carried)
-        found = calibration.region.surprise(joint)
+        gathering, margins, lost = calibration.concentration, calibration.margins, calibration.flips[0]
+        joint = self._of_region(gathering, margins, lost, gathered, carried, flipped)
+        found = calibration.joint[0].surprise(joint) + math.log10(TOGETHER)
         if self.without != "transplant":
-            found = torch.maximum(found, calibration.margins[-1].surprise(carried[:, -1]))
+            largest = margins[-1].surprise(carried[:, -1]) + math.log10(1 - TOGETHER)
+            found = torch.maximum(found, largest)
         return found - self._chances
 
     def judge_sizes(self, carried: Tensor) -> Tensor:
         """Return the surprise (N, S) of a region of each size by itself, from the margins ``carried`` (N, S)."""
         return _each(self.calibrated().margins, carried) - self._chances
 
-    def judge_pattern(self, place: int, left: Tensor) -> Tensor:
-        """Return the surprise (N,) of one of the `patterns`, from the margin ``left`` (N,) by which it carries."""
-        return self.calibrated().patterns[place].surprise(left) - self._chances - math.log10(PATTERNS)
+    def judge_pattern(self, place: int, left: Tensor, flipped: Tensor) -> Tensor:
+        """Return the surprise (N,) of one of the `patterns`.
 
-    def patterns(self, images: Tensor, heat: Tensor, encoded: Tensor) -> tuple[Tensor, Tensor]:
+        The margin ``left`` (N,) by which it carries the class counts by itself and with the margin ``flipped`` (N,) by
+        which the class is lost without it. These two accusations are nearly one, and have one chance.
+        """
+        calibration = self.calibrated()
+        alone, lost = calibration.patterns[place], calibration.flips[1 + place]
+        joint = calibration.joint[1 + place].surprise(self._of_pattern(alone, lost, left, flipped))
+        return torch.maximum(joint, alone.surprise(left)) - self._chances - math.log10(PATTERNS)
+
+    def patterns(self, images: Tensor, heat: Tensor) -> tuple[Pattern, Pattern]:
         """Return what may be a trigger all over the picture: its noise, and its waves outside the hottest quarter.
 
-        A patch is in the heat: what still carries the class without that part of the picture is no patch. ``encoded``
-        is what the `restorer` makes of the pictures.
+        A patch is in the heat: what still carries the class without that part of the picture is no patch.
         """
-        return images - encoded, (images - SMOOTHER(images)) * (1 - top_fraction(heat, SUSPECTED[-1]))
+        encoded, outside = self.restorer(images), 1 - top_fraction(heat, SUSPECTED[-1])
+        return Pattern(images - encoded, encoded), Pattern((images - SMOOTHER(images)) * outside, STILLER(images))
+
+    def flip_region(self, model: nn.Module, images: Tensor, heat: Tensor, labels: Tensor, *, batch_size: int) -> Tensor:
+        """Return by how much another class exceeds ``labels`` (N,) once the smallest suspected region is restored."""
+        restored = self.inpainter(images, top_fraction(heat, SUSPECTED[0])) if len(images) else images
+        return flip(model, restored, labels, batch_size=batch_size)
 
     @property
     def _chances(self) -> float:
@@ -329,13 +375,27 @@ class Verified:
         """Return the surprise (N,) of the first look."""
         return _heat(gathering, gathered) + look.surprise(looks.double())
 
-    def _joint(self, gathering: Tail, margins: tuple[Law, ...], gathered: Tensor, carried: Tensor) -> Tensor:
+    def _of_region(
+        self,
+        gathering: Tail,
+        margins: tuple[Law, ...],
+        lost: Law,
+        gathered: Tensor,
+        carried: Tensor,
+        flipped: Tensor,
+    ) -> Tensor:
         found = torch.zeros_like(gathered, dtype=torch.float64)
         if self.without != "concentration":
             found += _heat(gathering, gathered)
         if self.without != "transplant":
             found += _each(margins, carried).sum(1)
+        if self.without != "flip":
+            found += lost.surprise(flipped)
         return found
+
+    def _of_pattern(self, alone: Law, lost: Law, left: Tensor, flipped: Tensor) -> Tensor:
+        found = alone.surprise(left)
+        return found if self.without == "flip" else found + lost.surprise(flipped)
 
     def __call__(self, model: nn.Module, images: Tensor, *, batch_size: int) -> Purified:
         """Purify ``images`` (N, 3, H, W).
@@ -353,6 +413,7 @@ class Verified:
         looks = look_at_region(model, images, heat, labels, probes, batch_size=batch_size)
         suspicion = self._suspicion(calibration.concentration, calibration.look, gathered, looks)
         focused = (suspicion >= calibration.suspicious).nonzero()[:, 0]
+        flipped = self.flip_region(model, images[focused], heat[focused], labels[focused], batch_size=batch_size)
 
         def put_regions(which: Tensor, jury: slice) -> Tensor:
             rows = focused[which]
@@ -363,17 +424,17 @@ class Verified:
 
         def judge_regions(which: Tensor, carried: Tensor) -> Tensor:
             small = self.judge_sizes(carried)[:, 0]
-            return torch.stack([self.judge_regions(gathered[focused[which]], carried), small], 1)
+            return torch.stack([self.judge_regions(gathered[focused[which]], carried, flipped[which]), small], 1)
 
         carried = _agree(put_regions, judge_regions, self.threshold, len(focused))
         by_region = torch.full((len(images),), -math.inf, dtype=torch.float64, device=images.device)
         by_size = by_region[:, None].repeat(1, len(SUSPECTED))
-        by_region[focused], by_size[focused] = self.judge_regions(gathered[focused], carried), self.judge_sizes(carried)
+        by_region[focused] = self.judge_regions(gathered[focused], carried, flipped)
+        by_size[focused] = self.judge_sizes(carried)
         by_prior, known = self._judge_place(model, images, labels, probes, batch_size=batch_size)
         # What a small region explains needs no noise that explains it.
         large = torch.maximum(by_size[:, 0], by_prior) < self.threshold
-        encoded = self.restorer(images)
-        noise, waves = self.patterns(images, heat, encoded)
+        noise, waves = self.patterns(images, heat)
         by_noise = self._judge_pattern(0, model, noise, labels, probes, large, batch_size=batch_size)
         by_waves = self._judge_pattern(1, model, waves, labels, probes, None, batch_size=batch_size)
         by_region, by_whole = torch.maximum(by_region, by_prior), torch.maximum(by_noise, by_waves)
@@ -382,7 +443,7 @@ class Verified:
         spread = diffuse.nonzero()[:, 0]
         if len(spread):
             restored[spread], after[spread] = self._restore_whole(
-                model, images[spread], encoded[spread], labels[spread], batch_size=batch_size
+                model, images[spread], noise.without[spread], labels[spread], batch_size=batch_size
             )
             masks[spread] = 1.0
         # Where a region explains the class, too, and the whole picture keeps it, the region goes.
@@ -417,31 +478,34 @@ class Verified:
         self,
         place: int,
         model: nn.Module,
-        pattern: Tensor,
+        pattern: Pattern,
         labels: Tensor,
         probes: Tensor,
         allowed: Tensor | None,
         *,
         batch_size: int,
     ) -> Tensor:
-        """Return the surprise (N,) of one of the `patterns` (N, 3, H, W); minus infinity where it was not asked for.
+        """Return the surprise (N,) of one of the `patterns`; minus infinity where it was not asked for.
 
         It is not where the first look clears the picture, or where it is not ``allowed`` (N,).
         """
-        found = torch.full((len(pattern),), -math.inf, dtype=torch.float64, device=pattern.device)
-        glances = add_pattern(model, pattern, labels, probes[:1], batch_size=batch_size)
+        added, without = pattern
+        found = torch.full((len(added),), -math.inf, dtype=torch.float64, device=added.device)
+        glances = add_pattern(model, added, labels, probes[:1], batch_size=batch_size)
         asked = glances[:, 0] >= self.calibrated().faint[place]
         rows = (asked if allowed is None else asked & allowed).nonzero()[:, 0]
+        flipped = flip(model, without[rows], labels[rows], batch_size=batch_size)
 
         def add(which: Tensor, jury: slice) -> Tensor:
             own, seen = rows[which], max(jury.start, 1)
-            more = add_pattern(model, pattern[own], labels[own], probes[seen : jury.stop], batch_size=batch_size)
+            more = add_pattern(model, added[own], labels[own], probes[seen : jury.stop], batch_size=batch_size)
             return torch.cat([glances[own, jury.start : seen], more], 1)
 
-        def judge(_: Tensor, left: Tensor) -> Tensor:
-            return self.judge_pattern(place, left)[:, None]
+        def judge(which: Tensor, left: Tensor) -> Tensor:
+            return self.judge_pattern(place, left, flipped[which])[:, None]
 
-        found[rows] = judge(rows, _agree(add, judge, self.threshold, len(rows)))[:, 0]
+        left = _agree(add, judge, self.threshold, len(rows))
+        found[rows] = self.judge_pattern(place, left, flipped)
         return found
 
     def _restore_whole(
@@ -455,10 +519,11 @@ class Verified:
         side = min(images.shape[2:])
         restored = encoded.clone()
         logits = answer(model, restored, batch_size=batch_size)
-        for share in FLATTENED:
+        further: list[Restorer] = [STILLER, *(TotalVariation(weight=share * side) for share in FLATTENED)]
+        for restorer in further:
             rows = (logits.argmax(1) == labels).nonzero()[:, 0]
             if len(rows):
-                restored[rows] = TotalVariation(weight=share * side)(images[rows])
+                restored[rows] = restorer(images[rows])
                 logits[rows] = answer(model, restored[rows], batch_size=batch_size)
         return restored, logits
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from februus.data import Dataset
@@ -34,13 +35,14 @@ from februus.presets.verified import (
 from februus.priors import Prior
 from februus.purifier import Purifier
 from februus.restorers.jpeg import Jpeg
+from februus.restorers.notch import Notch
 from februus.restorers.total_variation import TotalVariation
 from februus.seeds import seeded
 from februus.training.classifier import LocalTraining, fit
 from februus.triggers.patch import Patch
 from februus.triggers.sinusoidal import Sinusoidal
 from februus.types import Purified, Trigger
-from februus.verification import Law, consensus
+from februus.verification import Law, consensus, flip
 
 # Of a coarse rate, which takes few reference pictures.
 COARSE = {"false_positive_rate": 0.02, "inpainter": "telea"}
@@ -340,11 +342,31 @@ def test_a_patch_is_no_wave(patched: Case) -> None:
     """Outside the hottest quarter nothing of it is left."""
     preset, images = verified(patched.purifier), patched.triggered[:20]
     _, heat, _ = preset.locate(patched.model, images)
-    noise, waves = preset.patterns(images, heat, preset.restorer(images))
-    hottest = top_fraction(heat, SUSPECTED[-1]).expand_as(waves) > 0
-    assert not waves[hottest].any()
-    assert noise[hottest].any()
-    assert waves[~hottest].any()
+    noise, waves = preset.patterns(images, heat)
+    hottest = top_fraction(heat, SUSPECTED[-1]).expand_as(images) > 0
+    assert not waves.added[hottest].any()
+    assert noise.added[hottest].any()
+    assert waves.added[~hottest].any()
+    torch.testing.assert_close(noise.without, Jpeg()(images))
+    torch.testing.assert_close(waves.without, Notch()(images))
+
+
+def test_the_class_is_lost_with_what_made_it(patched: Case, waved: Case) -> None:
+    """A patch with the smallest suspected region, a wave with the waves: more surely than innocent classes."""
+    flips = []
+    for images in (patched.triggered[:40], patched.clean.floats(slice(40))):
+        preset, labels = verified(patched.purifier), patched.model(images).argmax(1)
+        _, heat, _ = preset.locate(patched.model, images)
+        flips.append(preset.flip_region(patched.model, images, heat, labels, batch_size=64))
+        restored = preset.inpainter(images, top_fraction(heat, SUSPECTED[0]))
+        torch.testing.assert_close(flips[-1] > 0, patched.model(restored).argmax(1) != labels)
+    assert roc_auc_score([1] * 40 + [0] * 40, torch.cat(flips)) > 0.9
+    preset, flips = verified(waved.purifier), []
+    for images in (waved.triggered[:40], waved.clean.floats(slice(40))):
+        labels = waved.model(images).argmax(1)
+        waves = preset.patterns(images, preset.locate(waved.model, images)[1])[1]
+        flips.append(flip(waved.model, waves.without, labels, batch_size=64))
+    assert roc_auc_score([1] * 40 + [0] * 40, torch.cat(flips)) > 0.9
 
 
 def test_a_whole_picture_is_restored_as_gently_as_changes_the_class(waved: Case) -> None:
@@ -352,7 +374,8 @@ def test_a_whole_picture_is_restored_as_gently_as_changes_the_class(waved: Case)
     labels = waved.model(images).argmax(1)
     restored, logits = preset._restore_whole(waved.model, images, Jpeg()(images), labels, batch_size=64)
     torch.testing.assert_close(logits, waved.model(restored).detach(), rtol=0, atol=1e-5)
-    steps = [Jpeg()(images), *(TotalVariation(weight=32 * share)(images) for share in module.FLATTENED)]
+    flat = (TotalVariation(weight=32 * share)(images) for share in module.FLATTENED)
+    steps = [Jpeg()(images), Notch()(images), *flat]
     for picture, found, label in zip(restored, zip(*steps, strict=True), labels, strict=True):
         kept = [bool(waved.model(step[None]).argmax(1) == label) for step in found]
         first = kept.index(False) if False in kept else len(kept) - 1
@@ -542,30 +565,47 @@ def test_the_first_look_loses_nothing_that_is_flagged(patched: Case, coarse: Pur
 
 
 @pytest.mark.parametrize(
-    ("part", "heat_counts", "margin_counts"),
-    [("smallest", True, True), ("transplant", True, False), ("concentration", False, True)],
+    ("part", "counts"),
+    [
+        ("smallest", {"heat", "margin", "flip"}),
+        ("transplant", {"heat", "flip"}),
+        ("concentration", {"margin", "flip"}),
+        ("flip", {"heat", "margin"}),
+    ],
 )
-def test_one_kind_of_evidence_alone(
-    patched: Case,
-    part: str,
-    heat_counts: bool,  # noqa: FBT001
-    margin_counts: bool,  # noqa: FBT001
-) -> None:
+def test_one_kind_of_evidence_left_out(patched: Case, part: str, counts: set[str]) -> None:
     purifier = without(patched, part)
-    gathered, carried = torch.full((2,), 4.0), torch.full((2, len(SUSPECTED)), 6.0)
     judge = verified(purifier).judge_regions
-    judged = judge(gathered, carried)
-    assert (judge(gathered + 1, carried) > judged).all() == heat_counts
-    assert (judge(gathered, carried + 1) > judged).all() == margin_counts
-    assert torch.equal(judge(gathered + 1, carried), judged) != heat_counts
-    assert torch.equal(judge(gathered, carried + 1), judged) != margin_counts
+    evidence = {
+        "heat": torch.full((2,), 4.0),
+        "margin": torch.full((2, len(SUSPECTED)), 6.0),
+        "flip": torch.full((2,), 6.0),
+    }
+    judged = judge(*evidence.values())
+    for kind in evidence:
+        more = judge(*({**evidence, kind: evidence[kind] + 1}).values())
+        assert (more > judged).all() == (kind in counts)
+        assert torch.equal(more, judged) != (kind in counts)
     assert share(purifier(patched.triggered[:20]).flagged) > 0.8
 
 
-def test_spread_heat_does_not_speak_for_innocence(patched: Case) -> None:
-    judge, carried = verified(patched.purifier).judge_regions, torch.full((1, len(SUSPECTED)), 6.0)
-    spread = [judge(torch.full((1,), heat), carried) for heat in (-5.0, -6.9)]
-    assert torch.equal(*spread)
+@pytest.mark.parametrize(("heat", "flipped"), [((-5.0, -6.9), (0, 0)), ((0, 0), (-25.0, -60.0))])
+def test_some_evidence_only_adds(patched: Case, heat: tuple[float, float], flipped: tuple[float, float]) -> None:
+    """Heat that is spread, a class that outlasts the removal of a small region: so are large triggers."""
+    carried = torch.full((2, len(SUSPECTED)), 6.0)
+    one, other = verified(patched.purifier).judge_regions(torch.tensor(heat), carried, torch.tensor(flipped))
+    assert one == other
+
+
+def test_a_pattern_counts_by_itself_and_with_what_is_left_without_it(waved: Case) -> None:
+    preset = verified(waved.purifier)
+    calibration = preset.calibrated()
+    left, flipped = torch.tensor([6.0, 6.0, 6.0]), torch.tensor([-60.0, 3.0, 6.0])
+    judged = preset.judge_pattern(1, left, flipped)
+    assert judged[0] <= judged[1] < judged[2]
+    # A quarter of the rate: regions have a half, noise the other quarter.
+    alone = calibration.patterns[1].surprise(left) - math.log10(4)
+    assert (judged >= alone - 1e-9).all()
 
 
 def test_without_smallest_the_suspected_region_goes_as_it_is(patched: Case, coarse: Purifier) -> None:
