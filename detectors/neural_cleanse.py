@@ -15,8 +15,8 @@ from detectors._statistics import robust_score
 
 __all__ = ["NeuralCleanse", "Triggers"]
 
-# Of logarithms: masks whose sizes differ by a tenth are of one size.
-LEAST_SPREAD = 0.1
+# Of logarithms: where the masks are of nearly one size, a suspect's is still at most a third of it, exp(-3.5 * 0.3).
+LEAST_SPREAD = 0.3
 # In pixels: nothing is gained by less.
 SMALLEST = 0.1
 # Steps over which success is counted before the weights are adapted.
@@ -59,7 +59,8 @@ class NeuralCleanse(Seeded, ModelDetector):
     The authors take the norms themselves and suspect from 2 on. Norms are skewed, and can lie below their median by
     little more than the median: of 12 log-normal ones (deviation 0.2 to 0.35) one lies beyond 2 in 15 to 22 % of clean
     models. Of their logarithms one lies beyond 3.5 in 7 %, while masks of a fifth of the usual size are found more
-    often (simulated; 3.5 is what Iglewicz and Hoaglin, 1993, advise).
+    often (simulated; 3.5 is what Iglewicz and Hoaglin, 1993, advise). Where the masks of a clean model happen to be of
+    nearly one size, the MAD of ten or so is small by chance, and so the denominator is 0.3 at least.
 
     All classes are optimised at once: none sees another, so their number at once changes nothing but speed and memory.
     The authors take up to 1,000 passes over 1,000 pictures a class; the ranking of the norms settles far earlier.

@@ -75,8 +75,10 @@ def test_a_class_that_was_not_reached_needs_all_pixels() -> None:
 
 def test_sizes_that_differ_by_little_do_not_count() -> None:
     detector = NeuralCleanse()
-    assert not detector.decide(detector.index(triggers(40, 50, 50, 50, 50, 50))).any()
-    assert detector.decide(detector.index(triggers(0, 50, 50, 50, 50, 50))).tolist() == [True] + [False] * 5
+    assert not detector.decide(detector.index(triggers(20, 50, 50, 50, 50, 50))).any()
+    for size in (0, 15):
+        found = detector.decide(detector.index(triggers(size, 50, 50, 50, 50, 50)))
+        assert found.tolist() == [True] + [False] * 5
 
 
 def test_the_threshold() -> None:
