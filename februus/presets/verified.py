@@ -701,8 +701,11 @@ def _agree(
 
 
 def _heat(gathering: Tail, gathered: Tensor) -> Tensor:
-    """Return the surprise (N,) of gathered heat; heat that is spread does not speak for innocence."""
-    return gathering.surprise(gathered.double()).clamp(min=0)
+    """Return the surprise (N,) of gathered heat, beyond that of the upper quartile.
+
+    Less says nothing: heat that is spread does not speak for innocence.
+    """
+    return (gathering.surprise(gathered.double()) + math.log10(gathering.SHARE)).clamp(min=0)
 
 
 def _each(laws: tuple[Law, ...], values: Tensor) -> Tensor:
