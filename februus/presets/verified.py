@@ -171,7 +171,7 @@ class Verified:
         order = torch.randperm(len(reference), generator=seeded(self.seed)).to(reference.device)
         probes, others = reference[order[:PROBES]], reference[order[PROBES:]]
         prior = self._find_prior(model, reference)
-        columns: list[list[Tensor]] = [[], [], [], [], [], [], [], []]
+        batches = []
         for images in others.split(batch_size):
             _, heat, logits = self.locate(model, images)
             labels = logits.argmax(1)
@@ -191,9 +191,8 @@ class Verified:
                 torch.stack(flips, 1),
                 consensus(carried_by_place(model, images, prior, labels, probes, batch_size=batch_size)),
             )
-            for column, values in zip(columns, found, strict=True):
-                column.append(values)
-        predicted, gathered, looks, carried, glances, left, flipped, placed = (torch.cat(column) for column in columns)
+            batches.append(found)
+        predicted, gathered, looks, carried, glances, left, flipped, placed = map(torch.cat, zip(*batches, strict=True))
         answers = answer(model, probes, batch_size=batch_size)
 
         def law(values: Tensor) -> Law:

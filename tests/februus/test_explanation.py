@@ -21,6 +21,7 @@ from februus.localizers.gradient_x_activation import GradientXActivation
 from februus.models import Normalized, build
 from februus.presets.verified import SUSPECTED, Verified
 from februus.purifier import Purifier
+from februus.restorers.notch import Notch
 from februus.triggers.patch import Patch
 from februus.verification import Tail, answer, consensus, transplant
 
@@ -136,6 +137,8 @@ def test_a_region_is_what_was_put_and_what_was_removed(purifier: Purifier, guilt
         assert pattern.mask.all()
         assert pattern.heat is None
         assert not torch.equal(pattern.pasted, evidence.probes)
+    torch.testing.assert_close(noise.removed, (image - noise.part).clamp(0, 1))
+    torch.testing.assert_close(waves.removed, Notch()(image[None])[0])
     hottest = evidence.regions[-1].mask.expand_as(waves.part) > 0
     assert not waves.part[hottest].any()
     assert noise.part[hottest].any()
