@@ -48,12 +48,13 @@ def dilate(masks: Tensor, pixels: int) -> Tensor:
 
 
 def random_rectangles(count: int, height: int, width: int, *, side: int, generator: torch.Generator) -> Tensor:
-    """Draw square holes of ``side`` pixels at random places, wholly inside; returns (count, 1, height, width)."""
+    """Draw square holes (count, 1, height, width) of ``side`` pixels at random places, wholly inside."""
     if not 1 <= side <= min(height, width):
         raise mismatch("side", f"1 to {min(height, width)} pixels", side)
-    top = torch.randint(height - side + 1, (count, 1, 1, 1), generator=generator)
-    left = torch.randint(width - side + 1, (count, 1, 1, 1), generator=generator)
-    rows, columns = torch.arange(height)[:, None], torch.arange(width)[None]
+    device = generator.device
+    top = torch.randint(height - side + 1, (count, 1, 1, 1), generator=generator, device=device)
+    left = torch.randint(width - side + 1, (count, 1, 1, 1), generator=generator, device=device)
+    rows, columns = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)[None]
     return ((rows >= top) & (rows < top + side) & (columns >= left) & (columns < left + side)).float()
 
 
@@ -76,18 +77,19 @@ def random_masks(
         count: number of masks.
         height: in pixels.
         width: in pixels.
-        generator: of all that is random.
-        smallest: share of the picture that is covered at least, in (0, ``largest`` / ``pieces``].
+        generator: of all that is random; the masks lie on its device.
+        smallest: share of the picture that is covered at least, in (0, ``largest``].
         largest: share that is covered at most, in (0, 1].
-        pieces: holes in a mask, each of at most ``largest`` / ``pieces``; they may overlap.
+        pieces: holes in a mask, among which the area is shared; where they overlap, it is less.
 
     Returns:
-        masks (count, 1, height, width) on the CPU.
+        masks (count, 1, height, width).
     """
     check_range("largest", largest, 0, 1, open_low=True)
     check_range("pieces", pieces, 1)
-    check_range("smallest", smallest, 0, largest / pieces, open_low=True)
-    holes = (_random_holes(count, height, width, generator, smallest, largest / pieces) for _ in range(pieces))
+    check_range("smallest", smallest, 0, largest, open_low=True)
+    area = smallest / pieces, largest / pieces
+    holes = (_random_holes(count, height, width, generator, *area) for _ in range(pieces))
     return torch.stack(list(holes)).amax(0)
 
 
@@ -99,21 +101,22 @@ def _random_holes(
         _stroke_fields(count, height, width, generator),
         _blob_fields(count, height, width, generator),
     ])  # fmt: skip
-    shape = torch.randint(len(SHAPES), (count,), generator=generator)
-    drawn = torch.rand(count, generator=generator, dtype=torch.float64)
-    return top_fraction(fields[shape, torch.arange(count)], smallest * (largest / smallest) ** drawn)
+    device = generator.device
+    shape = torch.randint(len(SHAPES), (count,), generator=generator, device=device)
+    drawn = torch.rand(count, generator=generator, dtype=torch.float64, device=device)
+    return top_fraction(fields[shape, torch.arange(count, device=device)], smallest * (largest / smallest) ** drawn)
 
 
-def _grid(height: int, width: int) -> tuple[Tensor, Tensor]:
+def _grid(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the pixels' places, in units of the longer side."""
     scale = max(height, width)
-    rows, columns = torch.arange(height) / scale, torch.arange(width) / scale
+    rows, columns = torch.arange(height, device=device) / scale, torch.arange(width, device=device) / scale
     return rows.view(1, 1, height, 1), columns.view(1, 1, 1, width)
 
 
 def _rectangle_fields(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    rows, columns = _grid(height, width)
-    draw = torch.rand(3, count, 1, 1, 1, generator=generator)
+    rows, columns = _grid(height, width, generator.device)
+    draw = torch.rand(3, count, 1, 1, 1, generator=generator, device=generator.device)
     stretch = 2 ** (2 * draw[2] - 1)
     vertical = (rows - draw[0] * rows.max()).abs() * stretch
     horizontal = (columns - draw[1] * columns.max()).abs() / stretch
@@ -122,9 +125,9 @@ def _rectangle_fields(count: int, height: int, width: int, generator: torch.Gene
 
 def _stroke_fields(count: int, height: int, width: int, generator: torch.Generator, *, turns: int = 4) -> Tensor:
     """Minus the distance to a random polyline, so that the marked area is a stroke of even breadth."""
-    rows, columns = _grid(height, width)
-    bends = torch.randn(count, turns, 2, generator=generator) * 0.25
-    start = torch.rand(count, 1, 2, generator=generator)
+    rows, columns = _grid(height, width, generator.device)
+    bends = torch.randn(count, turns, 2, generator=generator, device=generator.device) * 0.25
+    start = torch.rand(count, 1, 2, generator=generator, device=generator.device)
     points = torch.cat([start, start + bends.cumsum(1)], 1).clamp(0, 1)
     begin, step = points[:, :-1, :, None, None], (points[:, 1:] - points[:, :-1])[..., None, None]
     offset_rows, offset_columns = rows - begin[:, :, 0], columns - begin[:, :, 1]
@@ -136,9 +139,9 @@ def _stroke_fields(count: int, height: int, width: int, generator: torch.Generat
 
 def _blob_fields(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
     """Smooth noise on a bump: like the upsampled map of a coarse layer, mostly in one piece."""
-    rows, columns = _grid(height, width)
-    coarse = torch.randn(count, 1, 6, 6, generator=generator)
+    rows, columns = _grid(height, width, generator.device)
+    coarse = torch.randn(count, 1, 6, 6, generator=generator, device=generator.device)
     noise = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False)
-    centre = torch.rand(2, count, 1, 1, 1, generator=generator)
+    centre = torch.rand(2, count, 1, 1, 1, generator=generator, device=generator.device)
     distance = (rows - centre[0]).square() + (columns - centre[1]).square()
     return 0.35 * noise - 8 * distance
