@@ -16,7 +16,7 @@ __all__ = ["Law", "Tail", "answer", "concentration", "consensus", "flip", "margi
 
 LEAST_SHARE = 1e-3
 # How many pictures of a class it takes for its own figures to count as much as those of all classes.
-PRIOR = 10
+PRIOR = 5
 
 
 def answer(model: nn.Module, images: Tensor, *, batch_size: int) -> Tensor:
@@ -149,7 +149,7 @@ class Law:
     A model may take to a class (a backdoored one does to its target), and then the parts of its pictures carry it
     further. So the innocent are a mixture: with the frequency of a class as weight, a value of it is ``p_c + s_c e``,
     where the place ``p_c`` is a median, the spread ``s_c`` a median absolute deviation, and ``e`` follows one `Tail`.
-    Places and spreads are drawn to those of all pictures, as if 10 others of each class had been seen (the spreads by
+    Places and spreads are drawn to those of all pictures, as if 5 others of each class had been seen (the spreads by
     their squares).
 
     Args:

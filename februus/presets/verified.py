@@ -38,7 +38,7 @@ REMOVED = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.2, 0.
 # Which of the suspected regions the first look puts on one other picture, and the share of the reference pictures that
 # it does not clear; that of the looks at the whole picture.
 LOOKED_AT = 2
-UNCLEARED, UNCLEARED_WHOLE = 0.2, 0.1
+UNCLEARED, UNCLEARED_WHOLE = 0.3, 0.1
 # What takes waves and the like off a picture, so that they are seen, and what takes one off that stands out; how flat
 # a picture is made where that does not do, as weights of `TotalVariation` in shares of the picture's side.
 SMOOTHER, STILLER = GuidedFilter(), Notch()
