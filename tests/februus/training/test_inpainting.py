@@ -200,6 +200,32 @@ def test_weights_of_another_width_are_no_start(tmp_path: Path) -> None:
         train(tiny(start=str(tmp_path / "nowhere")), tmp_path / "run")
 
 
+def test_the_rate_rises_and_falls(tmp_path: Path) -> None:
+    rates = []
+
+    def on_step(_step: int, _row: dict[str, float] | None) -> None:
+        rates.append(state(tmp_path)["optimizer"]["param_groups"][0]["lr"])
+
+    train(tiny(steps=40, report_every=1, learning_rate=1e-3), tmp_path, on_step=on_step)
+    assert rates[0] < 1e-4
+    assert max(rates) == max(rates[1:5]) > 9e-4
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert 4e-5 < rates[-1] < 1e-4
+
+
+def test_only_sharpness_that_lacks_costs() -> None:
+    images = toy(4).floats()
+    masks = torch.zeros(4, 1, 16, 16)
+    masks[:, :, 4:12, 4:12] = 1.0
+    grey = images * (1 - masks) + 0.5 * masks
+    halved = 0.5 * images + 0.5 * images.mean((2, 3), keepdim=True)  # a quarter of the gradient energy
+    lacks = [inpainting._blur(restored, images, masks, 0.25).item() for restored in (images, halved, grey)]
+    assert lacks[0] == 0
+    assert lacks[1] == pytest.approx(0, abs=1e-4)
+    assert lacks[2] > 0.05
+    assert inpainting._blur(halved, images, masks, 1.0).item() == pytest.approx(0.25, abs=0.01)
+
+
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     broken = CompletionNetwork(width=8)
     torch.nn.init.constant_(broken.paint[0].bias, float("nan"))
