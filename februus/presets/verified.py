@@ -36,9 +36,9 @@ __all__ = ["Verified"]
 SUSPECTED = (0.03, 0.1, 0.25)
 REMOVED = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.2, 0.28, 0.4)
 # Which of the suspected regions the first look puts on one other picture, and the share of the reference pictures that
-# it does not clear; that of the looks at the whole picture.
+# it, and each look at the whole picture, does not clear.
 LOOKED_AT = 2
-UNCLEARED, UNCLEARED_WHOLE = 0.3, 0.1
+UNCLEARED = 0.2
 # What takes waves and the like off a picture, so that they are seen, and what takes one off that stands out; how flat
 # a picture is made where that does not do, as weights of `TotalVariation` in shares of the picture's side.
 SMOOTHER, STILLER = GuidedFilter(), Notch()
@@ -214,7 +214,7 @@ class Verified:
             suspicious=-math.inf if self.without == "first-look" else suspicious,
             faint=tuple(
                 {"first-look": -math.inf, "whole": math.inf}.get(self.without or "", margin)
-                for margin in glances.double().quantile(1 - UNCLEARED_WHOLE, 0).tolist()
+                for margin in glances.double().quantile(1 - UNCLEARED, 0).tolist()
             ),
             look=look,
             concentration=gathering,
