@@ -310,7 +310,8 @@ def _blur(restored: Tensor, images: Tensor, masks: Tensor, sharpness: float) -> 
     area = masks.sum((1, 2, 3))
     steepness = (gradient_energy(restored, masks) / area + 1e-8).sqrt()
     original = (gradient_energy(images, masks) / area + 1e-8).sqrt()
-    return (sharpness**0.5 * original - steepness).clamp(min=0).square().mean() / original.square().mean()
+    lacking: Tensor = (sharpness**0.5 * original - steepness).clamp(min=0)
+    return lacking.square().mean() / original.square().mean()
 
 
 def _surroundings(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
