@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 
@@ -42,17 +41,9 @@ class Jpeg:
         check_images(images)
         height, width = images.shape[2:]
         padded = F.pad(images, (BLOCK,) * 4, mode="reflect").mul(255).round().to("cpu", torch.uint8)
+        total = torch.zeros_like(images)
         # The grid starts at the upper left corner of what is encoded: cut off some rows and columns, and it moves.
-        corners = product((BLOCK * step // self.places for step in range(self.places)), repeat=2)
-
-        def encode(corner: tuple[int, int]) -> Tensor:
-            top, left = corner
-            decoded: Tensor = transforms.jpeg(padded[:, :, top:, left:], self.quality)
-            return decoded[:, :, BLOCK - top :, BLOCK - left :][:, :, :height, :width]
-
-        # The codec is on the CPU, one picture at a time, and holds no lock of Python's meanwhile.
-        total = torch.zeros(images.shape, dtype=torch.int32)
-        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            for decoded in threads.map(encode, corners):
-                total += decoded
-        return total.to(images.device, images.dtype) / (255 * self.places**2)
+        for top, left in product((BLOCK * step // self.places for step in range(self.places)), repeat=2):
+            decoded = transforms.jpeg(padded[:, :, top:, left:], self.quality)
+            total += decoded[:, :, BLOCK - top :, BLOCK - left :][:, :, :height, :width].to(images.device) / 255
+        return total / self.places**2
