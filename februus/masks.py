@@ -78,18 +78,17 @@ def random_masks(
         height: in pixels.
         width: in pixels.
         generator: of all that is random; the masks lie on its device.
-        smallest: share of the picture that is covered at least, in (0, ``largest``].
+        smallest: share of the picture that is covered at least, in (0, ``largest`` / ``pieces``].
         largest: share that is covered at most, in (0, 1].
-        pieces: holes in a mask, among which the area is shared; where they overlap, it is less.
+        pieces: holes in a mask, each of at most ``largest`` / ``pieces``; they may overlap.
 
     Returns:
         masks (count, 1, height, width).
     """
     check_range("largest", largest, 0, 1, open_low=True)
     check_range("pieces", pieces, 1)
-    check_range("smallest", smallest, 0, largest, open_low=True)
-    area = smallest / pieces, largest / pieces
-    holes = (_random_holes(count, height, width, generator, *area) for _ in range(pieces))
+    check_range("smallest", smallest, 0, largest / pieces, open_low=True)
+    holes = (_random_holes(count, height, width, generator, smallest, largest / pieces) for _ in range(pieces))
     return torch.stack(list(holes)).amax(0)
 
 

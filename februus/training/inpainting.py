@@ -60,10 +60,10 @@ class InpainterTraining:
     batch_size: int = 64
     width: int = 64
     learning_rate: float = 5e-4
-    adversarial_from: float = 0.8
-    adversarial_weight: float = 0.2
-    sharpness: float = 0.7
-    sharpness_weight: float = 2.0
+    adversarial_from: float = 0.1
+    adversarial_weight: float = 0.5
+    sharpness: float = 1.0
+    sharpness_weight: float = 1.0
     gradient_penalty: float = 10.0
     critic_steps: int = 1
     average: float = 0.999
@@ -119,14 +119,13 @@ def train_inpainter(
     output_folder(output)
     run = _Run(settings, accelerator, torch.cat([data.images for data in train]), output)
     scenes = _held_out(test, settings.seed)
-    names = {"train": [data.name for data in train], "test": [data.name for data in test]}
-    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
-        while run.step < settings.steps:
-            run.advance()
-            reported = run.step % settings.report_every == 0 or run.step == settings.steps
-            row = run.report(scenes, names) if reported else None
-            if on_step is not None and accelerator.is_main_process:
-                on_step(run.step, row)
+    while run.step < settings.steps:
+        run.advance()
+        row = None
+        if run.step % settings.report_every == 0 or run.step == settings.steps:
+            row = run.report(scenes, {"train": [data.name for data in train], "test": [data.name for data in test]})
+        if on_step is not None and accelerator.is_main_process:
+            on_step(run.step, row)
     return output / "inpainter.safetensors"
 
 
@@ -134,8 +133,7 @@ class _Run:
     """The state of a training run."""
 
     def __init__(self, settings: InpainterTraining, accelerator: Accelerator, images: Tensor, output: Path):
-        self.settings, self.accelerator, self.output = settings, accelerator, output
-        self.images = images.to(accelerator.device)
+        self.settings, self.accelerator, self.images, self.output = settings, accelerator, images, output
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             network, critics = CompletionNetwork(width=settings.width), nn.ModuleList([Critic(), Critic()])
@@ -151,7 +149,7 @@ class _Run:
         prepared = accelerator.prepare(network, _Critics(critics), optimizer, critic_optimizer)
         self.network, self.critics, self.optimizer, self.critic_optimizer = prepared
         self.step, self.rows = 0, list[Row]()
-        self._losses: dict[str, Tensor] = {}
+        self._losses: dict[str, float] = {}
         self._resume()
 
     def advance(self) -> None:
@@ -159,11 +157,9 @@ class _Run:
         settings = self.settings
         adversarial = self.step >= settings.adversarial_from * settings.steps
         done = self.step / settings.steps
-        rate = (
-            settings.learning_rate
-            * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
-            * min(1, (done + 1e-4) / WARM_UP)
-        )
+        rate = settings.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
+        # Of the first step, too, something is left.
+        rate *= min(1, (done + 1e-4) / WARM_UP)
         for optimizer in (self.optimizer, self.critic_optimizer):
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -171,15 +167,17 @@ class _Run:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.bfloat16):
             restored = self.network(images, masks)
         error = ((restored - images).square() * masks).sum((1, 2, 3)) / (3 * masks.sum((1, 2, 3)))
-        loss = (error + 1e-5).log().mean()
-        self._losses["reconstruction"] = loss.detach()
+        loss = (error + 1e-4).log().mean()
+        self._losses["reconstruction"] = loss.item()
         if adversarial:
             for _ in range(settings.critic_steps):
                 self._teach_critics(images, restored.detach(), masks)
             scores = self.critics(restored, masks)
-            self._losses["realism"] = scores.detach().mean()
+            self._losses["realism"] = scores.mean().item()
             loss = loss - settings.adversarial_weight * scores.mean()
             loss = loss + settings.sharpness_weight * _blur(restored, images, masks, settings.sharpness)
+        if not torch.isfinite(loss):
+            raise mismatch("loss", f"a finite value at step {self.step + 1}", f"{loss.item()}; lower the learning rate")
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -187,7 +185,8 @@ class _Run:
         decay = min(settings.average, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             parameters = self.accelerator.unwrap_model(self.network).parameters()
-            torch._foreach_lerp_(list(self.average.parameters()), list(parameters), 1 - decay)
+            for mean, current in zip(self.average.parameters(), parameters, strict=True):
+                mean.lerp_(current, 1 - decay)
         self.step += 1
 
     def _teach_critics(self, images: Tensor, restored: Tensor, masks: Tensor) -> None:
@@ -200,7 +199,7 @@ class _Run:
             (slope,) = torch.autograd.grad(scores.sum(), mixed, create_graph=True)
             penalty = penalty + (slope.flatten(1).norm(dim=1) - 1).square().mean()
         loss = fake.mean() - real.mean() + self.settings.gradient_penalty * penalty / 2
-        self._losses["critic_gap"] = (real.mean() - fake.mean()).detach()
+        self._losses["critic_gap"] = (real.mean() - fake.mean()).item()
         self.critic_optimizer.zero_grad()
         self.accelerator.backward(loss)
         self.critic_optimizer.step()
@@ -211,7 +210,7 @@ class _Run:
         self._generator = seeded(self.settings.seed, self.step, self.accelerator.process_index, device=device)
         count = self.settings.batch_size
         drawn = torch.randint(len(self.images), (count,), generator=self._generator, device=device)
-        images = self.images[drawn].float() / 255
+        images = self.images[drawn.cpu()].to(device).float() / 255
         flipped = torch.rand(count, 1, 1, 1, generator=self._generator, device=device) < 0.5
         images = torch.where(flipped, images.flip(3), images)
         # Half of the masks are three holes: more pixels to learn from, at the same cost.
@@ -224,9 +223,7 @@ class _Run:
 
     def report(self, scenes: list[tuple[str, Tensor, Tensor]], data: dict[str, list[str]]) -> Row:
         """Measure on held-out pictures; write metrics, samples, weights and the state to resume from."""
-        row: Row = {"step": self.step, **{name: loss.item() for name, loss in self._losses.items()}}
-        if not math.isfinite(sum(row.values())):
-            raise mismatch("losses", f"finite values by step {self.step}", f"{row}; lower the learning rate")
+        row: Row = {"step": self.step, **self._losses}
         rows = []
         for name, images, masks in scenes:
             on_device = images.to(self.accelerator.device), masks.to(self.accelerator.device)
