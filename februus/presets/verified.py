@@ -32,11 +32,10 @@ from februus.verification import Law, Tail, answer, concentration, consensus, fl
 
 __all__ = ["Verified"]
 
-# Shares of the picture's area: regions that are put on other pictures, and regions that are removed.
+# Regions that are put on other pictures, as shares of the picture's area; the smallest is removed first.
 SUSPECTED = (0.03, 0.1, 0.25)
-REMOVED = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.2, 0.28, 0.4)
 # Which of the suspected regions the first look puts on one other picture, and the share of the reference pictures that
-# it, and each look at the whole picture, does not clear.
+# it, and the look at the whole picture, do not clear.
 LOOKED_AT = 2
 UNCLEARED = 0.2
 # What takes waves and the like off a picture, so that they are seen, and what takes one off that stands out; how flat
@@ -46,15 +45,14 @@ PATTERNS = 2
 FLATTENED = (1 / 320, 1 / 160)
 # Pictures that a region is put on; how many of them may acquit it, and how many convict, before the others are asked.
 PROBES, ACQUITTING, CONVICTING = 5, 2, 4
-# How many steps beyond the smallest region that changes the class, where leavings of a trigger may remain, are removed.
-BEYOND = 2
 # How far what decides between a picture and its restoration is smoothed, as a share of the picture's side; from which
-# share of the highest value on it is removed; by which share of the side it is grown where that keeps the class.
-SMOOTHED, DECISIVE, GROWN = 1 / 16, 0.1, 1 / 32
+# share of the highest value on it is removed, first and each time that the class was not settled; by which share of
+# the side it is grown where that keeps the class, and how often at most.
+SMOOTHED, DECISIVE, GROWN, GROWTHS = 1 / 16, (0.2, 0.1, 0.05, 0.05), 1 / 32, 3
 # Of the false positives that regions are granted, the share of all sizes together; the rest is the largest's by itself.
 TOGETHER = 0.8
 # What can be left out, to see what it gives.
-PARTS = ("first-look", "transplant", "concentration", "flip", "whole", "smallest")
+PARTS = ("first-look", "transplant", "concentration", "flip", "whole", "refinement")
 # Of the option prior: look for a backdoor in the model first.
 SCAN = "scan"
 # How far logits of the same model may lie apart on two machines.
@@ -69,7 +67,7 @@ class Calibration:
         probes: the pictures that regions are put on (P, 3, H, W).
         logits: the model's answer to them (P, C), by which another model is told apart.
         suspicious: surprise up to which the first look clears a picture.
-        faint: margins up to which the looks at what was taken off whole pictures, noise and waves, clear one.
+        faint: margin up to which the look at what was taken off the whole picture clears it.
         look: margin with which an innocent region carries its class to one other picture.
         concentration: of innocent heat in the smallest of `SUSPECTED`.
         margins: with which innocent regions carry their class, for each of `SUSPECTED`.
@@ -83,7 +81,7 @@ class Calibration:
     probes: Tensor
     logits: Tensor
     suspicious: float
-    faint: tuple[float, ...]
+    faint: float
     look: Tail
     concentration: Tail
     margins: tuple[Law, ...]
@@ -118,14 +116,14 @@ class Verified:
     *Locate*: gradient times activation. *Verify*: the hottest regions, of several sizes, are put on reference pictures;
     a trigger brings its class along to all of them by a margin, and gathers the heat to a degree, that innocent regions
     of that size do not reach (the test of SentiNet, Chou et al. 2020, arXiv 1812.00292, measured in logits), and takes
-    it away more surely when it is removed. *Remove, restore*: a little more than the smallest part of the heat whose
-    removal changes the class, or what decides, is inpainted. Where no small region explains the class and the noise
-    that re-encoding takes off brings the class along when it is added to reference pictures, or where the waves that
-    smoothing takes off outside the hottest quarter do so, the trigger is diffuse: the picture is re-encoded and, where
-    that leaves the class, rid of the wave that stands out, or made flat.
+    it away more surely when it is removed. *Remove, restore*: what decides between the picture and its restoration is
+    inpainted, again and again until the class is another one and stays so. Where no small region explains the class and
+    the noise that re-encoding takes off brings the class along when it is added to reference pictures, or where the
+    waves that smoothing takes off outside the hottest quarter do so, the trigger is diffuse: the picture is re-encoded
+    and, where that leaves the class, rid of the wave that stands out, or made flat.
 
-    First looks clear most pictures for the price of a backward and four forwards: one region on one other picture
-    beside the concentration of the heat, and each pattern added to one other picture.
+    First looks clear most pictures for the price of a backward and three forwards: one region on one other picture
+    beside the concentration of the heat, and what is faint, all over the picture, added to one other picture.
 
     A score is ``-log10`` of the share of innocent pictures that look as suspicious, by a law fitted to the reference
     pictures alone; a picture is flagged from ``-log10(false_positive_rate)`` on. A picture that is not flagged comes
@@ -143,7 +141,7 @@ class Verified:
         seed: of the choice of probes among the reference pictures.
         without: a part that is left out, for ablations: ``first-look`` examines every picture, ``transplant``,
             ``concentration`` and ``flip`` leave the others to judge regions (and the last one to judge patterns, too),
-            ``whole`` knows only regions, ``smallest`` removes the suspected region as it is.
+            ``whole`` knows only regions, ``refinement`` removes the smallest suspected region as it is.
         calibration: made by `fit`.
     """
 
@@ -185,41 +183,39 @@ class Verified:
                 labels,
                 concentration(heat, SUSPECTED[0]),
                 look_at_region(model, images, heat, labels, probes, batch_size=batch_size),
+                look_at_whole(model, patterns, heat, labels, probes, batch_size=batch_size),
                 consensus(carried_by_regions(model, images, heat, labels, probes, batch_size=batch_size)),
-                torch.stack([margin[:, 0] for margin in added], 1),
                 torch.stack([consensus(margin) for margin in added], 1),
                 torch.stack(flips, 1),
                 consensus(carried_by_place(model, images, prior, labels, probes, batch_size=batch_size)),
             )
             batches.append(found)
-        predicted, gathered, looks, carried, glances, left, flipped, placed = map(torch.cat, zip(*batches, strict=True))
+        predicted, gathered, looks, glances, carried, left, flipped, placed = map(torch.cat, zip(*batches, strict=True))
         answers = answer(model, probes, batch_size=batch_size)
 
         def law(values: Tensor) -> Law:
             return Law.fit(values, predicted, answers.shape[1])
 
         look, gathering = Tail.fit(looks), Tail.fit(gathered)
-        margins, faint, lost = (tuple(map(law, values.unbind(1))) for values in (carried, left, flipped))
+        margins, alone, lost = (tuple(map(law, values.unbind(1))) for values in (carried, left, flipped))
         together = [
             self._of_region(gathering, margins, lost[0], gathered, carried, flipped[:, 0]),
             *(
-                self._of_pattern(faint[place], lost[1 + place], left[:, place], flipped[:, 1 + place])
+                self._of_pattern(alone[place], lost[1 + place], left[:, place], flipped[:, 1 + place])
                 for place in range(PATTERNS)
             ),
         ]
         suspicious = self._suspicion(gathering, look, gathered, looks).quantile(1 - UNCLEARED).item()
+        faint = glances.double().quantile(1 - UNCLEARED).item()
         calibration = Calibration(
             probes=probes,
             logits=answers,
             suspicious=-math.inf if self.without == "first-look" else suspicious,
-            faint=tuple(
-                {"first-look": -math.inf, "whole": math.inf}.get(self.without or "", margin)
-                for margin in glances.double().quantile(1 - UNCLEARED, 0).tolist()
-            ),
+            faint={"first-look": -math.inf, "whole": math.inf}.get(self.without or "", faint),
             look=look,
             concentration=gathering,
             margins=margins,
-            patterns=faint,
+            patterns=alone,
             flips=lost,
             joint=tuple(map(law, together)),
             prior=prior,
@@ -249,7 +245,7 @@ class Verified:
             **(calibration.prior.tensors() if calibration.prior else {}),
             "probes": calibration.probes,
             "logits": calibration.logits,
-            "first_looks": torch.tensor([calibration.suspicious, *calibration.faint], dtype=torch.float64),
+            "first_looks": torch.tensor([calibration.suspicious, calibration.faint], dtype=torch.float64),
             "tails": torch.tensor([(tail.start, tail.scale) for tail in tails], dtype=torch.float64),
             "frequencies": calibration.margins[0].frequencies,
             "laws": torch.stack([torch.stack([law.places, law.spreads]) for law in calibration.laws]),
@@ -271,14 +267,14 @@ class Verified:
         explanations = 1 + PATTERNS
         laws, classes = len(SUSPECTED) + PATTERNS + 2 * explanations + bool(prior), shapes["frequencies"]
         fits = shapes["laws"] == (laws, 2, *classes) and shapes["tails"] == (2 + laws, 2)
-        if not fits or len(classes) != 1 or shapes["first_looks"] != (1 + PATTERNS,) or len(shapes["probes"]) != 4:
+        if not fits or len(classes) != 1 or shapes["first_looks"] != (2,) or len(shapes["probes"]) != 4:
             raise mismatch("calibration", "tensors as `Purifier.save` writes them", shapes)
         device = next(model.parameters()).device
         probes, logits = state["probes"].to(device), state["logits"].to(device)
         found = answer(model, probes, batch_size=len(probes))
         if found.shape != logits.shape or not torch.allclose(found, logits, rtol=SAME, atol=SAME):
             raise mismatch("model", "the one that the purifier was fitted to", "one that answers otherwise")
-        suspicious, *faint = state["first_looks"].tolist()
+        suspicious, faint = state["first_looks"].tolist()
         look, gathering, *tails = (Tail(start=start, scale=scale) for start, scale in state["tails"].tolist())
         each = iter(
             Law(frequencies=state["frequencies"], places=places, spreads=spreads, tail=tail)
@@ -288,7 +284,7 @@ class Verified:
             probes=probes,
             logits=logits,
             suspicious=suspicious,
-            faint=tuple(faint),
+            faint=faint,
             look=look,
             concentration=gathering,
             margins=tuple(islice(each, len(SUSPECTED))),
@@ -427,15 +423,16 @@ class Verified:
 
         carried = _agree(put_regions, judge_regions, self.threshold, len(focused))
         by_region = torch.full((len(images),), -math.inf, dtype=torch.float64, device=images.device)
-        by_size = by_region[:, None].repeat(1, len(SUSPECTED))
+        by_small = by_region.clone()
         by_region[focused] = self.judge_regions(gathered[focused], carried, flipped)
-        by_size[focused] = self.judge_sizes(carried)
+        by_small[focused] = self.judge_sizes(carried)[:, 0]
         by_prior, known = self._judge_place(model, images, labels, probes, batch_size=batch_size)
-        # What a small region explains needs no noise that explains it.
-        large = torch.maximum(by_size[:, 0], by_prior) < self.threshold
         noise, waves = self.patterns(images, heat)
-        by_noise = self._judge_pattern(0, model, noise, labels, probes, large, batch_size=batch_size)
-        by_waves = self._judge_pattern(1, model, waves, labels, probes, None, batch_size=batch_size)
+        doubted = look_at_whole(model, (noise, waves), heat, labels, probes, batch_size=batch_size) >= calibration.faint
+        # What a small region explains needs no noise that explains it.
+        large = torch.maximum(by_small, by_prior) < self.threshold
+        by_noise = self._judge_pattern(0, model, noise, labels, probes, doubted & large, batch_size=batch_size)
+        by_waves = self._judge_pattern(1, model, waves, labels, probes, doubted, batch_size=batch_size)
         by_region, by_whole = torch.maximum(by_region, by_prior), torch.maximum(by_noise, by_waves)
         regional, diffuse = by_region >= self.threshold, by_whole >= self.threshold
         restored, after, masks = images.clone(), before.clone(), torch.zeros_like(heat)
@@ -449,13 +446,7 @@ class Verified:
         guilty = (regional & (after.argmax(1) == labels)).nonzero()[:, 0]
         if len(guilty):
             restored[guilty], masks[guilty], after[guilty] = self._remove(
-                model,
-                images[guilty],
-                heat[guilty],
-                before[guilty],
-                by_size[guilty].argmax(1),
-                known[guilty],
-                batch_size=batch_size,
+                model, images[guilty], heat[guilty], labels[guilty], known[guilty], batch_size=batch_size
             )
         examined = by_region.isfinite() | by_whole.isfinite()
         scores = torch.where(examined, torch.maximum(by_region, by_whole), suspicion - calibration.suspicious)
@@ -480,25 +471,19 @@ class Verified:
         pattern: Pattern,
         labels: Tensor,
         probes: Tensor,
-        allowed: Tensor | None,
+        asked: Tensor,
         *,
         batch_size: int,
     ) -> Tensor:
-        """Return the surprise (N,) of one of the `patterns`; minus infinity where it was not asked for.
-
-        It is not where the first look clears the picture, or where it is not ``allowed`` (N,).
-        """
+        """Return the surprise (N,) of one of the `patterns`; minus infinity where it is not ``asked`` for (N,)."""
         added, without = pattern
         found = torch.full((len(added),), -math.inf, dtype=torch.float64, device=added.device)
-        glances = add_pattern(model, added, labels, probes[:1], batch_size=batch_size)
-        asked = glances[:, 0] >= self.calibrated().faint[place]
-        rows = (asked if allowed is None else asked & allowed).nonzero()[:, 0]
+        rows = asked.nonzero()[:, 0]
         flipped = flip(model, without[rows], labels[rows], batch_size=batch_size)
 
         def add(which: Tensor, jury: slice) -> Tensor:
-            own, seen = rows[which], max(jury.start, 1)
-            more = add_pattern(model, added[own], labels[own], probes[seen : jury.stop], batch_size=batch_size)
-            return torch.cat([glances[own, jury.start : seen], more], 1)
+            own = rows[which]
+            return add_pattern(model, added[own], labels[own], probes[jury], batch_size=batch_size)
 
         def judge(which: Tensor, left: Tensor) -> Tensor:
             return self.judge_pattern(place, left, flipped[which])[:, None]
@@ -553,49 +538,41 @@ class Verified:
         return found, places
 
     def _remove(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        heat: Tensor,
-        before: Tensor,
-        sizes: Tensor,
-        places: Tensor,
-        *,
-        batch_size: int,
+        self, model: nn.Module, images: Tensor, heat: Tensor, labels: Tensor, places: Tensor, *, batch_size: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Restore the region without which the class is another one; returns pictures, masks, logits."""
-        labels = before.argmax(1)
-        removed = torch.tensor(REMOVED, dtype=torch.float64, device=images.device)
-        last = len(REMOVED) - 1
+        """Restore the region that makes the classes ``labels`` (N,); returns pictures, masks, logits.
+
+        The hottest region is restored first; then what is `decisive` between the picture and its restoration, grown
+        where that keeps the class: what is left at a trigger's rim carries the class, and the inpainter would draw the
+        trigger again from it. A better restoration tells more truly what decides, so that it is asked again, until
+        the class is another one and the same twice. The surest of all answers counts.
+        """
 
         def restore(rows: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             restored = self.inpainter(images[rows], masks)
             return restored, masks, answer(model, restored, batch_size=batch_size)
 
-        everything = torch.arange(len(images), device=images.device)
-        suspected = removed.new_tensor(SUSPECTED)[sizes]
-        if self.without == "smallest":
-            return restore(everything, top_fraction(heat, suspected))
-        low, high = torch.zeros_like(labels), torch.full_like(labels, len(REMOVED))
-        other = before.scatter(1, labels[:, None], -math.inf).argmax(1)
-        while (low < high).any():
-            rows = (low < high).nonzero()[:, 0]
-            middle = (low[rows] + high[rows]) // 2
-            found = restore(rows, top_fraction(heat[rows], removed[middle]))[2].argmax(1)
-            kept = found == labels[rows]
-            low[rows[kept]], high[rows[~kept]], other[rows[~kept]] = middle[kept] + 1, middle[~kept], found[~kept]
-
-        # Where the class stays whatever is removed, what was proven goes.
-        shares = torch.where(low > last, suspected, removed[(low + BEYOND).clamp(max=last)])
-        best = restore(everything, top_fraction(heat, shares))
-        marked = decisive(model, images, best[0], labels, other)
-        tried = restore(everything, marked)
-        # Leavings at its rim may keep the class.
-        rows = (tried[2].argmax(1) == labels).nonzero()[:, 0]
-        if len(rows):
-            grown = dilate(marked[rows], max(1, round(GROWN * min(images.shape[2:]))))
-            _replace(tried, rows, restore(rows, grown))
-        _prefer(best, everything, tried, labels)
+        everything = rows = torch.arange(len(images), device=images.device)
+        last = restore(everything, top_fraction(heat, SUSPECTED[0]))
+        best = (last[0].clone(), last[1].clone(), last[2].clone())
+        radius = max(1, round(GROWN * min(images.shape[2:])))
+        for share in DECISIVE if self.without != "refinement" else ():
+            restored, masks, logits = (one[rows] for one in last)
+            other = logits.scatter(1, labels[rows, None], -math.inf).argmax(1)
+            marked = decisive(model, images[rows], restored, labels[rows], other, share)
+            nothing = ~marked.flatten(1).any(1)
+            marked[nothing] = masks[nothing]
+            _replace(last, rows, restore(rows, marked))
+            for _ in range(GROWTHS):
+                kept = rows[last[2][rows].argmax(1) == labels[rows]]
+                if not len(kept):
+                    break
+                _replace(last, kept, restore(kept, dilate(last[1][kept], radius)))
+            _prefer(best, rows, tuple(one[rows] for one in last), labels)
+            found = last[2][rows].argmax(1)
+            rows = rows[(found == labels[rows]) | (found != logits.argmax(1))]
+            if not len(rows):
+                break
         rows = places.flatten(1).any(1).nonzero()[:, 0]
         if len(rows):
             _prefer(best, rows, restore(rows, places[rows]), labels)
@@ -608,6 +585,21 @@ def look_at_region(
     """Return how surely a large region (N,) carries its class to one other picture."""
     mask = top_fraction(heat, SUSPECTED[LOOKED_AT])
     return transplant(model, images * mask, mask, labels, probes[:1], batch_size=batch_size)[:, 0]
+
+
+def look_at_whole(
+    model: nn.Module,
+    patterns: tuple[Pattern, Pattern],
+    heat: Tensor,
+    labels: Tensor,
+    probes: Tensor,
+    *,
+    batch_size: int,
+) -> Tensor:
+    """Return how surely what is faint (N,), noise in the hottest region and waves outside, brings its class along."""
+    noise, waves = patterns
+    added = noise.added * top_fraction(heat, SUSPECTED[-1]) + waves.added
+    return add_pattern(model, added, labels, probes[:1], batch_size=batch_size)[:, 0]
 
 
 def carried_by_regions(
@@ -649,10 +641,13 @@ def carried_by_place(
     return transplant(model, images * masks, masks, labels, probes, batch_size=batch_size)
 
 
-def decisive(model: nn.Module, images: Tensor, restored: Tensor, labels: Tensor, others: Tensor) -> Tensor:
+def decisive(
+    model: nn.Module, images: Tensor, restored: Tensor, labels: Tensor, others: Tensor, share: float
+) -> Tensor:
     """Mark the pixels (N, 1, H, W) that make ``labels`` (N,) of ``images`` and ``others`` (N,) of ``restored``.
 
-    Integrated gradients from one to the other, at the midpoint of the way, of the difference between the two logits.
+    Integrated gradients from one to the other, at the midpoint of the way, of the difference between the two logits;
+    all from ``share`` of the highest value on.
     """
 
     def lead(pictures: Tensor) -> Tensor:
@@ -669,7 +664,7 @@ def decisive(model: nn.Module, images: Tensor, restored: Tensor, labels: Tensor,
     kernel = 2 * math.ceil(2 * sigma) + 1
     smooth: Tensor = gaussian_blur(found, [kernel, kernel], [sigma, sigma]).clamp(min=0)
     highest = smooth.amax((2, 3), keepdim=True)
-    return ((smooth > DECISIVE * highest) & (highest > 0)).to(images.dtype)
+    return ((smooth > share * highest) & (highest > 0)).to(images.dtype)
 
 
 def _agree(
@@ -718,9 +713,7 @@ def _replace(kept: tuple[Tensor, ...], rows: Tensor, found: tuple[Tensor, ...]) 
         one[rows] = another
 
 
-def _prefer(
-    best: tuple[Tensor, Tensor, Tensor], rows: Tensor, tried: tuple[Tensor, Tensor, Tensor], labels: Tensor
-) -> None:
+def _prefer(best: tuple[Tensor, ...], rows: Tensor, tried: tuple[Tensor, ...], labels: Tensor) -> None:
     """Put pictures, masks and logits that were tried of ``rows`` in the place of the best, where they are surer."""
     surer = _sureness(tried[2], labels[rows]) > _sureness(best[2][rows], labels[rows])
     _replace(best, rows[surer], tuple(one[surer] for one in tried))

@@ -23,11 +23,11 @@ from februus.poisoning import poison, stamp
 from februus.presets import verified as module
 from februus.presets.verified import (
     ACQUITTING,
-    BEYOND,
     CONVICTING,
+    DECISIVE,
+    GROWTHS,
     PARTS,
     PROBES,
-    REMOVED,
     SUSPECTED,
     Verified,
     decisive,
@@ -176,50 +176,67 @@ def test_a_planted_patch_is_found_flagged_and_removed(patched: Case) -> None:
     covered = (purified.masks * stamped).sum((1, 2, 3)) / stamped.sum((1, 2, 3))
     assert (covered[purified.flagged] > 0.25).all()
     assert covered[purified.flagged].mean() > 0.8
-    assert (purified.masks.mean((1, 2, 3)) <= max(REMOVED) + 1e-3).all()
+    assert purified.masks.mean() < 5 * stamped.mean()
     known = purified.masks.expand_as(purified.images) == 0
     assert torch.equal(purified.images[known], patched.triggered[known])
     assert all(stage == "classify" for stage, found in zip(purified.stages, purified.flagged, strict=True) if found)
     torch.testing.assert_close(purified.logits, patched.model(purified.images).detach(), rtol=0, atol=1e-5)
 
 
-def test_a_little_more_than_the_smallest_region_goes_or_what_decides(patched: Case) -> None:
-    """Against a search from the smallest up: two steps beyond the first that changes the class, or another shape."""
-    images = patched.triggered[:20]
-    purified, before = patched.purifier(images), patched.model(images).argmax(1)
-    masks = torch.stack([top_fraction(purified.heatmaps, size) for size in REMOVED])
-    with torch.no_grad():
-        answers = torch.stack([patched.model(Telea()(images, mask)).argmax(1) for mask in masks])
-    changed = answers != before
-    plain = (changed == changed.cummax(0).values).all(0) & changed.any(0)  # once it changes, it stays changed
-    assert share(plain) > 0.5
-    same = (masks == purified.masks).flatten(2).all(2)
-    expected = (changed.int().argmax(0) + BEYOND).clamp(max=len(REMOVED) - 1)
-    assert (same.any(0) <= same.gather(0, expected[None])[0])[plain].all()
-    assert (purified.labels != before)[plain].all()
+@pytest.fixture
+def recorded(patched: Case, monkeypatch: pytest.MonkeyPatch) -> Callable[[Tensor], tuple[Purified, list[Tensor], list]]:
+    """Purify four triggered pictures where what decides is given; the masks and the shares that were asked for, too."""
+
+    def purify(given: Tensor) -> tuple[Purified, list[Tensor], list]:
+        tried, shares = [], []
+
+        class Recording(Telea):
+            def __call__(self, images: Tensor, masks: Tensor) -> Tensor:
+                tried.append(masks.clone())
+                return super().__call__(images, masks)
+
+        def decide(*asked: Any) -> Tensor:
+            shares.append((asked[-1], len(asked[1])))
+            return given[: len(asked[1])].clone()
+
+        monkeypatch.setattr(module, "decisive", decide)
+        purifier = Purifier(patched.model, replace(verified(patched.purifier), inpainter=Recording()))
+        purified = purifier(patched.triggered[:4])
+        assert purified.flagged.all()
+        return purified, tried, shares
+
+    return purify
 
 
-def test_what_decides_is_tried_with_a_pixel_more_where_its_rim_keeps_the_class(
-    patched: Case, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tried: list[Tensor] = []
+def corner() -> Tensor:
+    masks = torch.zeros(4, 1, 32, 32)
+    masks[:, :, 0, 0] = 1
+    return masks
 
-    class Recording(Telea):
-        def __call__(self, images: Tensor, masks: Tensor) -> Tensor:
-            tried.append(masks)
-            return super().__call__(images, masks)
 
-    purifier = Purifier(patched.model, replace(verified(patched.purifier), inpainter=Recording()))
-    images = patched.triggered[:4]
-    stamped = (images != patched.untriggered.floats(slice(4))).any(1, keepdim=True).float()
-    elsewhere = torch.zeros_like(stamped)
-    elsewhere[:, :, 0, 0] = 1
-    for inner, grows in ((stamped, False), (elsewhere, True)):
-        tried.clear()
-        monkeypatch.setattr(module, "decisive", lambda *_, inner=inner: inner.clone())
-        assert purifier(images).flagged.all()
-        grown = dilate(inner, 1)
-        assert any(torch.equal(masks, grown[: len(masks)]) for masks in tried) == grows
+def test_it_is_done_when_the_class_is_another_one_and_the_same_twice(patched: Case, recorded: Callable) -> None:
+    stamped = (patched.triggered[:4] != patched.untriggered.floats(slice(4))).any(1, keepdim=True).float()
+    purified, tried, shares = recorded(stamped)
+    assert [share for share, _ in shares] == list(DECISIVE[: len(shares)])
+    assert len(shares) <= 2
+    assert not any(torch.equal(masks, dilate(stamped, 1)[: len(masks)]) for masks in tried)
+    assert (purified.labels != purified.logits_before.argmax(1)).all()
+
+
+def test_what_keeps_the_class_is_grown_and_what_decides_asked_again(recorded: Callable) -> None:
+    purified, tried, shares = recorded(corner())
+    assert shares == [(share, 4) for share in DECISIVE]
+    for times in range(1, GROWTHS + 1):
+        assert sum(torch.equal(masks, dilate(corner(), times)) for masks in tried) == len(DECISIVE)
+    # The hottest region, which was tried first, gave the surest other class: it counts.
+    assert torch.equal(purified.masks, top_fraction(purified.heatmaps, SUSPECTED[0]))
+    assert (purified.labels != purified.logits_before.argmax(1)).all()
+
+
+def test_where_nothing_decides_the_last_region_stays(recorded: Callable) -> None:
+    purified, tried, _ = recorded(torch.zeros(4, 1, 32, 32))
+    assert all(masks.flatten(1).any(1).all() for masks in tried)
+    assert (purified.labels != purified.logits_before.argmax(1)).all()
 
 
 def test_what_decides_between_two_pictures_is_where_they_differ() -> None:
@@ -228,13 +245,16 @@ def test_what_decides_between_two_pictures_is_where_they_differ() -> None:
     weight[0, :, 8, 8] = weight[1, :, 24, 24] = 1.0
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2, bias=False))
     model[1].weight.data = weight.flatten(1)
-    found = decisive(model, torch.ones(1, 3, 32, 32), torch.zeros(1, 3, 32, 32), torch.tensor([0]), torch.tensor([1]))
+    own, other = torch.tensor([0]), torch.tensor([1])
+    found = decisive(model, torch.ones(1, 3, 32, 32), torch.zeros(1, 3, 32, 32), own, other, 0.1)
     assert found[0, 0, 8, 8] == 1
     assert found[0, 0, 24, 24] == 0
     # A Gaussian of 2 pixels falls to a tenth at 4.3.
     assert 0 < found.sum() <= 9 * 9
+    fewer = decisive(model, torch.ones(1, 3, 32, 32), torch.zeros(1, 3, 32, 32), own, other, 0.5)
+    assert 0 < fewer.sum() < found.sum()
     same = torch.rand(1, 3, 32, 32)
-    assert decisive(model, same, same, torch.tensor([0]), torch.tensor([1])).sum() == 0
+    assert decisive(model, same, same, own, other, 0.1).sum() == 0
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -502,7 +522,7 @@ def test_the_model_never_sees_more_than_a_batch(patched: Case) -> None:
         (199, {}, r"reference: expected at least 200 pictures for a false_positive_rate of 0\.005, got 199"),
         (49, COARSE, r"reference: expected at least 50 pictures for a false_positive_rate of 0\.02, got 49"),
         (15, {"false_positive_rate": 0.5}, r"reference: expected at least 16 pictures, got 15"),
-        (16, {"without": "magic"}, r"without: expected one of first-look, transplant, .*smallest, got 'magic'"),
+        (16, {"without": "magic"}, r"without: expected one of first-look, transplant, .*refinement, got 'magic'"),
         (16, {"false_positive_rate": 0}, r"false_positive_rate: expected a value above 0 and at most 0\.5, got 0"),
         (16, {"false_positive_rate": 0.6}, r"false_positive_rate: expected a value above 0 and at most 0\.5, got 0\.6"),
         (16, {"restorer": "magic"}, r"restorer: expected one of .*jpeg.*, got 'magic'"),
@@ -567,7 +587,7 @@ def test_the_first_look_loses_nothing_that_is_flagged(patched: Case, coarse: Pur
 @pytest.mark.parametrize(
     ("part", "counts"),
     [
-        ("smallest", {"heat", "margin", "flip"}),
+        ("refinement", {"heat", "margin", "flip"}),
         ("transplant", {"heat", "flip"}),
         ("concentration", {"margin", "flip"}),
         ("flip", {"heat", "margin"}),
@@ -608,15 +628,12 @@ def test_a_pattern_counts_by_itself_and_with_what_is_left_without_it(waved: Case
     assert (judged >= alone - 1e-9).all()
 
 
-def test_without_smallest_the_suspected_region_goes_as_it_is(patched: Case, coarse: Purifier) -> None:
+def test_without_refinement_the_hottest_region_goes_as_it_is(patched: Case, coarse: Purifier) -> None:
     images = patched.triggered[:20]
-    purified = without(patched, "smallest")(images)
+    purified = without(patched, "refinement")(images)
     assert purified.flagged.all()
-    expected = torch.stack([top_fraction(purified.heatmaps, size) for size in SUSPECTED])
-    assert (expected == purified.masks).flatten(2).all(2).any(0).all()
-    smaller = coarse(images).masks
-    assert not torch.equal(smaller, purified.masks)
-    assert len(smaller.sum((1, 2, 3)).unique()) > len(SUSPECTED)
+    assert torch.equal(purified.masks, top_fraction(purified.heatmaps, SUSPECTED[0]))
+    assert not torch.equal(coarse(images).masks, purified.masks)
 
 
 def test_without_whole_no_picture_is_restored_as_a_whole(diffuse: Case) -> None:
