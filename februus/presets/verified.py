@@ -42,7 +42,7 @@ UNCLEARED = 0.2
 # a picture is made where that does not do, as weights of `TotalVariation` in shares of the picture's side.
 SMOOTHER, STILLER = GuidedFilter(), Notch()
 PATTERNS = 2
-FLATTENED = (1 / 320, 1 / 160)
+FLATTENED = (1 / 640, 1 / 320, 1 / 160)
 # Pictures that a region is put on; how many of them may acquit it, and how many convict, before the others are asked.
 PROBES, ACQUITTING, CONVICTING = 5, 2, 4
 # How far what decides between a picture and its restoration is smoothed, as a share of the picture's side; from which
