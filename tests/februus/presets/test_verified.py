@@ -620,7 +620,7 @@ def test_some_evidence_only_adds(patched: Case, heat: tuple[float, float], flipp
 def test_a_pattern_counts_by_itself_and_with_what_is_left_without_it(waved: Case) -> None:
     preset = verified(waved.purifier)
     calibration = preset.calibrated()
-    left, flipped = torch.tensor([6.0, 6.0, 6.0]), torch.tensor([-60.0, 3.0, 6.0])
+    left, flipped = torch.tensor([6.0, 6.0, 6.0]), torch.tensor([-60.0, 3.0, 60.0])
     judged = preset.judge_pattern(1, left, flipped)
     assert judged[0] <= judged[1] < judged[2]
     # A quarter of the rate: regions have a half, noise the other quarter.
