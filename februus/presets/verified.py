@@ -558,8 +558,7 @@ class Verified:
         radius = max(1, round(GROWN * min(images.shape[2:])))
         for share in DECISIVE if self.without != "refinement" else ():
             restored, masks, logits = (one[rows] for one in last)
-            other = logits.scatter(1, labels[rows, None], -math.inf).argmax(1)
-            marked = decisive(model, images[rows], restored, labels[rows], other, share)
+            marked = decisive(model, images[rows], restored, labels[rows], _rival(logits, labels[rows]), share)
             nothing = ~marked.flatten(1).any(1)
             marked[nothing] = masks[nothing]
             _replace(last, rows, restore(rows, marked))
@@ -719,8 +718,13 @@ def _prefer(best: tuple[Tensor, ...], rows: Tensor, tried: tuple[Tensor, ...], l
     _replace(best, rows[surer], tuple(one[surer] for one in tried))
 
 
+def _rival(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the likeliest class (N,) other than ``labels``."""
+    return logits.scatter(1, labels[:, None], -math.inf).argmax(1)
+
+
 def _sureness(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the log-odds of the likeliest class other than ``labels``."""
-    other = logits.scatter(1, labels[:, None], -math.inf).argmax(1, keepdim=True)
+    other = _rival(logits, labels)[:, None]
     rest = logits.scatter(1, other, -math.inf).logsumexp(1)
     return logits.gather(1, other)[:, 0] - rest
