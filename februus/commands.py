@@ -173,7 +173,8 @@ def demo(*, output: Path = Path("februus-demo"), seed: int = 0, device: str = "a
     """Backdoor a federated model of drawn traffic signs, then defend it; about four minutes on two cores.
 
     Args:
-        output: folder of the checkpoint, report.json and a panel of each preset; the same command goes on where it was stopped.
+        output: folder of the checkpoint, report.json and a panel of each preset; the same command goes on where it was
+            stopped.
         seed: of everything random.
         device: auto, cpu, cuda or mps.
     """
