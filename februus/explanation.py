@@ -20,7 +20,7 @@ from februus.localizers._layers import convolutions, last_of_each_size
 from februus.localizers.grad_cam import GradCam
 from februus.localizers.gradient_x_activation import GradientXActivation
 from februus.masks import top_fraction
-from februus.presets.verified import SUSPECTED, Verified, add_pattern, carried_by_regions
+from februus.presets.verified import PATTERNED, REGIONS, SUSPECTED, Verified, add_pattern, carried_by_regions
 from februus.purifier import Purifier
 from februus.types import Purified
 from februus.verification import answer, concentration, consensus, flip
@@ -174,7 +174,8 @@ def _read(purifier: Purifier, image: Tensor, purified: Purified) -> tuple[Heat, 
 
 def _try(purifier: Purifier, preset: Verified, image: Tensor, purified: Purified) -> Evidence:
     model, batch_size = purifier.model, purifier.batch_size
-    probes = preset.calibrated().probes.to(image.device)
+    calibration = preset.calibrated()
+    probes = calibration.probes.to(image.device)
     label, suspected = purified.logits_before.argmax(1), bool(purified.flagged[0])
     logits = answer(model, probes, batch_size=batch_size)
     foreign = logits.argmax(1) != label
@@ -200,8 +201,9 @@ def _try(purifier: Purifier, preset: Verified, image: Tensor, purified: Purified
         )
 
     _, heat, _ = preset.locate(model, image)
-    carried = consensus(carried_by_regions(model, image, heat, label, probes, batch_size=batch_size))
-    sizes = zip(SUSPECTED, carried[0], preset.judge_sizes(carried)[0], strict=True)
+    carried = carried_by_regions(model, image, heat, label, probes, batch_size=batch_size)
+    judged = preset.judge_sizes(consensus(calibration.against(carried, REGIONS)))
+    sizes = zip(SUSPECTED, consensus(carried)[0], judged[0], strict=True)
     regions = []
     for size, margin, score in sizes:
         share = concentration(heat, size).sigmoid()[0]
@@ -211,10 +213,11 @@ def _try(purifier: Purifier, preset: Verified, image: Tensor, purified: Purified
     nowhere = torch.zeros_like(image[:, :1])
     patterns = []
     for place, pattern in enumerate(preset.patterns(image, heat)):
-        left = consensus(add_pattern(model, pattern.added, label, probes, batch_size=batch_size))
+        left = add_pattern(model, pattern.added, label, probes, batch_size=batch_size)
         flipped = flip(model, pattern.without, label, batch_size=batch_size)
-        score = preset.judge_pattern(place, left, flipped)
-        patterns.append(candidate(pattern.added, nowhere, pattern.without, margin=left, heat=None, score=score))
+        score = preset.judge_pattern(place, consensus(calibration.against(left, PATTERNED + place)), flipped)
+        margin = consensus(left)
+        patterns.append(candidate(pattern.added, nowhere, pattern.without, margin=margin, heat=None, score=score))
     return Evidence(
         probes=probes,
         logits=logits,

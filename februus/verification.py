@@ -105,26 +105,32 @@ def concentration(heatmaps: Tensor, size: float) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Tail:
-    """How often an innocent picture exceeds a value: an exponential law fitted to the upper tail of reference values.
+    """How often an innocent picture exceeds a value: a law fitted to the upper tail of reference values.
 
-    The mean excess over the upper quartile is estimated from the values up to the quantile 0.95; higher ones count
-    as "at least that" (the maximum likelihood of a censored exponential), so that a few outliers, such as triggered
-    pictures among the reference, move nothing.
+    An exponential, or, where it may be and the values are so, one that falls faster: Weibull's.
+
+    The mean excess of the exponential over the upper quartile is estimated from the values up to the quantile 0.95;
+    higher ones count as "at least that" (the maximum likelihood of a censored exponential), so that a few outliers,
+    such as triggered pictures among the reference, move nothing. They would make a tail long; so a short one has none,
+    and Weibull's law may be fitted to all its excesses (by their first two L-moments, Hosking 1990).
 
     Args:
         start: the upper quartile.
-        scale: mean excess over it, positive.
+        scale: of the excess over it, positive: its mean, for the exponential.
+        shape: exponent of the excess, 1 for the exponential.
     """
 
     start: float
     scale: float
+    shape: float = 1.0
 
     SHARE = 0.25
     CENSORED = 0.05
+    SHORTEST = 2.0
 
     @classmethod
-    def fit(cls, values: Tensor) -> Tail:
-        """Fit the law to ``values`` (N,).
+    def fit(cls, values: Tensor, *, short: bool = False) -> Tail:
+        """Fit the law to ``values`` (N,); with ``short``, one that falls faster than exponentially where they do.
 
         Raises:
             ValueError: if the values are not finite.
@@ -133,13 +139,24 @@ class Tail:
             raise mismatch("reference", "pictures with finite logits", "others")
         values = values.double()
         start, highest = values.quantile(1 - cls.SHARE), values.quantile(1 - cls.CENSORED)
-        excess = (values[values > start].clamp(max=highest) - start).sum()
+        excess = (values[values > start] - start).sort().values
+        if short and len(excess) > 1:
+            mean = excess.mean()
+            ranks = torch.arange(len(excess), device=excess.device)
+            spread = 2 * (excess * ranks).mean() / (len(excess) - 1) - mean  # the second L-moment
+            shape = -math.log(2) / math.log1p(-(spread / mean).item())
+            if shape > 1:
+                shape = min(shape, cls.SHORTEST)
+                scale = mean.item() / math.gamma(1 + 1 / shape)
+                return cls(start=start.item(), scale=max(scale, 1e-6), shape=shape)
         seen = ((values > start) & (values < highest)).sum().clamp(min=1)
-        return cls(start=start.item(), scale=max((excess / seen).item(), 1e-6))
+        return cls(start=start.item(), scale=max((excess.clamp(max=highest - start).sum() / seen).item(), 1e-6))
 
     def surprise(self, values: Tensor) -> Tensor:
-        """Return ``-log10`` of the share of innocent pictures that reach ``values``; linear in them."""
-        return ((values - self.start) / self.scale - math.log(self.SHARE)) / math.log(10)
+        """Return ``-log10`` of the share of innocent pictures that reach ``values``; linear below `start`."""
+        excess = (values - self.start) / self.scale
+        excess = torch.where(excess > 0, excess.clamp(min=0) ** self.shape, excess)
+        return (excess - math.log(self.SHARE)) / math.log(10)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +182,8 @@ class Law:
     tail: Tail
 
     @classmethod
-    def fit(cls, values: Tensor, labels: Tensor, num_classes: int) -> Law:
-        """Fit the law to ``values`` (N,) of pictures of the classes ``labels`` (N,).
+    def fit(cls, values: Tensor, labels: Tensor, num_classes: int, *, short: bool = False) -> Law:
+        """Fit the law to ``values`` (N,) of pictures of the classes ``labels`` (N,), with a `Tail` that may be short.
 
         Raises:
             ValueError: if the values are not finite.
@@ -184,7 +201,7 @@ class Law:
         above = values - places[labels]
         common, own = medians(above.abs())
         spreads = ((counts * own**2 + PRIOR * common**2) / (counts + PRIOR)).sqrt().clamp(min=1e-6)
-        tail = Tail.fit(above / spreads[labels])
+        tail = Tail.fit(above / spreads[labels], short=short)
         return cls(frequencies=counts / len(values), places=places, spreads=spreads, tail=tail)
 
     def of(self, label: int) -> Law:

@@ -28,7 +28,7 @@ from februus.restorers.notch import Notch
 from februus.restorers.total_variation import TotalVariation
 from februus.seeds import seeded
 from februus.types import Inpainter, Localizer, Purified, Restorer
-from februus.verification import Law, Tail, answer, concentration, consensus, flip, transplant
+from februus.verification import Law, Tail, answer, concentration, consensus, flip, margins, transplant
 
 __all__ = ["Verified"]
 
@@ -37,7 +37,7 @@ SUSPECTED = (0.03, 0.1, 0.25)
 # Which of the suspected regions the first look puts on one other picture, and the share of the reference pictures that
 # it, and the look at the whole picture, do not clear.
 LOOKED_AT = 2
-UNCLEARED = 0.2
+UNCLEARED = 0.15
 # What takes waves and the like off a picture, so that they are seen, and what takes one off that stands out; how flat
 # a picture is made where that does not do, as weights of `TotalVariation` in shares of the picture's side.
 SMOOTHER, STILLER = GuidedFilter(), Notch()
@@ -49,6 +49,8 @@ PROBES, ACQUITTING, CONVICTING = 5, 2, 4
 # share of the highest value on it is removed, first and each time that the class was not settled; by which share of
 # the side it is grown where that keeps the class, and how often at most.
 SMOOTHED, DECISIVE, GROWN, GROWTHS = 1 / 16, (0.2, 0.1, 0.05, 0.05), 1 / 32, 3
+# Where regions, patterns and a known place stand in the resistance of the probes; the least spread there.
+REGIONS, PATTERNED, KNOWN, LEAST_SPREAD = slice(len(SUSPECTED)), len(SUSPECTED), len(SUSPECTED) + PATTERNS, 1e-6
 # Of the false positives that regions are granted, the share of all sizes together; the rest is the largest's by itself.
 TOGETHER = 0.8
 # What can be left out, to see what it gives.
@@ -64,32 +66,46 @@ class Calibration:
     """What reference pictures taught.
 
     Args:
-        probes: the pictures that regions are put on (P, 3, H, W).
+        probes: the pictures that regions are put on (P, 3, H, W); the first look at regions asks the first.
         logits: the model's answer to them (P, C), by which another model is told apart.
+        resistance: of the probes: mean and standard deviation of the margins with which innocent pictures carry their
+            class to each of them (2, E, P), for each of `SUSPECTED`, the noise, the waves and a known place.
         suspicious: surprise up to which the first look clears a picture.
-        faint: margin up to which the look at what was taken off the whole picture clears it.
+        faint: surprise up to which the look at what was taken off the whole picture clears it.
+        glancing: which of the probes that look asks.
         look: margin with which an innocent region carries its class to one other picture.
         concentration: of innocent heat in the smallest of `SUSPECTED`.
-        margins: with which innocent regions carry their class, for each of `SUSPECTED`.
-        patterns: margins with which the noise, and the waves, of innocent pictures bring their class along.
+        glance: margin with which what is faint on innocent pictures carries its class to one other picture.
+        prominence: of the wave that stands out of innocent pictures.
+        margins: with which innocent regions carry their class, for each of `SUSPECTED`, in units of the resistance.
+        patterns: likewise, with which the noise, and the waves, of innocent pictures bring their class along.
         flips: margins of another class once the smallest region is restored, or the noise, or the waves are taken off.
         joint: the surprise of all that is known of a region, of noise, of waves.
         prior: what is known of a backdoor; None where nothing is.
-        known: margin with which what innocent pictures show where its trigger lies carries their class; None likewise.
+        known: likewise, with which what innocent pictures show where its trigger lies carries theirs; None likewise.
     """
 
     probes: Tensor
     logits: Tensor
+    resistance: Tensor
     suspicious: float
     faint: float
+    glancing: int
     look: Tail
     concentration: Tail
+    glance: Tail
+    prominence: Tail
     margins: tuple[Law, ...]
     patterns: tuple[Law, ...]
     flips: tuple[Law, ...]
     joint: tuple[Law, ...]
     prior: Prior | None = None
     known: Law | None = None
+
+    def against(self, margins: Tensor, kind: slice | int, jury: slice = slice(None)) -> Tensor:
+        """Return margins (N, ..., P) on the probes of ``jury`` in units of their `resistance` to some kind."""
+        usual, spread = self.resistance.to(margins.device)[:, kind, jury].unbind()
+        return (margins - usual) / spread
 
     @property
     def laws(self) -> tuple[Law, ...]:
@@ -167,59 +183,78 @@ class Verified:
             expected = f"at least {needed} pictures for a false_positive_rate of {self.false_positive_rate:g}"
             raise mismatch("reference", expected, "none" if reference is None else len(reference))
         order = torch.randperm(len(reference), generator=seeded(self.seed)).to(reference.device)
-        probes, others = reference[order[:PROBES]], reference[order[PROBES:]]
+        jury, others = reference[order[:PROBES]], reference[order[PROBES:]]
         prior = self._find_prior(model, reference)
         batches = []
         for images in others.split(batch_size):
             _, heat, logits = self.locate(model, images)
             labels = logits.argmax(1)
             patterns = self.patterns(images, heat)
-            added = [add_pattern(model, pattern.added, labels, probes, batch_size=batch_size) for pattern in patterns]
+            added = [add_pattern(model, pattern.added, labels, jury, batch_size=batch_size) for pattern in patterns]
             flips = [
-                self.flip_region(model, images, heat, labels, batch_size=batch_size),
+                -margins(self.cool(model, images, heat, batch_size=batch_size)[2], labels),
                 *(flip(model, pattern.without, labels, batch_size=batch_size) for pattern in patterns),
             ]
             found = (
                 labels,
                 concentration(heat, SUSPECTED[0]),
-                look_at_region(model, images, heat, labels, probes, batch_size=batch_size),
-                look_at_whole(model, patterns, heat, labels, probes, batch_size=batch_size),
-                consensus(carried_by_regions(model, images, heat, labels, probes, batch_size=batch_size)),
-                torch.stack([consensus(margin) for margin in added], 1),
+                STILLER.prominence(images),
+                look_at_whole(model, patterns, heat, labels, jury, batch_size=batch_size),
+                torch.cat(
+                    [
+                        carried_by_regions(model, images, heat, labels, jury, batch_size=batch_size),
+                        torch.stack(added, 1),
+                        carried_by_place(model, images, prior, labels, jury, batch_size=batch_size)[:, None],
+                    ],
+                    1,
+                ),
                 torch.stack(flips, 1),
-                consensus(carried_by_place(model, images, prior, labels, probes, batch_size=batch_size)),
             )
             batches.append(found)
-        predicted, gathered, looks, glances, carried, left, flipped, placed = map(torch.cat, zip(*batches, strict=True))
+        predicted, gathered, standing, glances, brought, flipped = map(torch.cat, zip(*batches, strict=True))
+        resistance = torch.stack([brought.mean(0), brought.std(0).clamp(min=LEAST_SPREAD)])
+        relative = (brought - resistance[0]) / resistance[1]
+        agreed = consensus(relative)
+        carried, left, placed = agreed.tensor_split((PATTERNED, KNOWN), 1)
+        # The probe that goes most with what all of them say is asked first.
+        ranks = _agreement(relative[:, LOOKED_AT], agreed[:, LOOKED_AT]).argsort(descending=True, stable=True)
+        probes, resistance, glances = jury[ranks], resistance[..., ranks], glances[:, ranks]
+        looks = brought[:, LOOKED_AT, ranks[0]]
+        glancing = int(_agreement(glances, left.amax(1)).argmax())
         answers = answer(model, probes, batch_size=batch_size)
 
-        def law(values: Tensor) -> Law:
-            return Law.fit(values, predicted, answers.shape[1])
+        def law(values: Tensor, *, short: bool = False) -> Law:
+            return Law.fit(values, predicted, answers.shape[1], short=short)
 
         look, gathering = Tail.fit(looks), Tail.fit(gathered)
-        margins, alone, lost = (tuple(map(law, values.unbind(1))) for values in (carried, left, flipped))
+        sizes, alone, lost = (tuple(map(law, values.unbind(1))) for values in (carried, left, flipped))
         together = [
-            self._of_region(gathering, margins, lost[0], gathered, carried, flipped[:, 0]),
+            self._of_region(gathering, sizes, lost[0], gathered, carried, flipped[:, 0]),
             *(
                 self._of_pattern(alone[place], lost[1 + place], left[:, place], flipped[:, 1 + place])
                 for place in range(PATTERNS)
             ),
         ]
         suspicious = self._suspicion(gathering, look, gathered, looks).quantile(1 - UNCLEARED).item()
-        faint = glances.double().quantile(1 - UNCLEARED).item()
+        glance, prominence = Tail.fit(glances[:, glancing]), Tail.fit(standing)
+        faint = self._suspicion(prominence, glance, standing, glances[:, glancing]).quantile(1 - UNCLEARED).item()
         calibration = Calibration(
             probes=probes,
             logits=answers,
+            resistance=resistance,
             suspicious=-math.inf if self.without == "first-look" else suspicious,
+            glancing=glancing,
             faint={"first-look": -math.inf, "whole": math.inf}.get(self.without or "", faint),
             look=look,
             concentration=gathering,
-            margins=margins,
+            glance=glance,
+            prominence=prominence,
+            margins=sizes,
             patterns=alone,
             flips=lost,
-            joint=tuple(map(law, together)),
+            joint=tuple(law(values, short=True) for values in together),
             prior=prior,
-            known=law(placed).of(prior.label) if prior else None,
+            known=law(placed[:, 0]).of(prior.label) if prior else None,
         )
         return replace(self, calibration=calibration)
 
@@ -240,13 +275,17 @@ class Verified:
             ValueError: if there is none.
         """
         calibration = self.calibrated()
-        tails = (calibration.look, calibration.concentration, *(law.tail for law in calibration.laws))
+        first = (calibration.look, calibration.concentration, calibration.glance, calibration.prominence)
+        tails = (*first, *(law.tail for law in calibration.laws))
         return {
             **(calibration.prior.tensors() if calibration.prior else {}),
             "probes": calibration.probes,
             "logits": calibration.logits,
-            "first_looks": torch.tensor([calibration.suspicious, calibration.faint], dtype=torch.float64),
-            "tails": torch.tensor([(tail.start, tail.scale) for tail in tails], dtype=torch.float64),
+            "resistance": calibration.resistance,
+            "first_looks": torch.tensor(
+                [calibration.suspicious, calibration.faint, calibration.glancing], dtype=torch.float64
+            ),
+            "tails": torch.tensor([(tail.start, tail.scale, tail.shape) for tail in tails], dtype=torch.float64),
             "frequencies": calibration.margins[0].frequencies,
             "laws": torch.stack([torch.stack([law.places, law.spreads]) for law in calibration.laws]),
         }
@@ -257,7 +296,7 @@ class Verified:
         Raises:
             ValueError: if tensors are missing or ``model`` is not the one that it was fitted to.
         """
-        kept = {"probes", "logits", "first_looks", "tails", "frequencies", "laws"}
+        kept = {"probes", "logits", "resistance", "first_looks", "tails", "frequencies", "laws"}
         if missing := kept - set(state):
             raise mismatch(
                 "calibration", f"the tensors {', '.join(sorted(missing))}", ", ".join(sorted(state)) or "none"
@@ -266,16 +305,19 @@ class Verified:
         prior = Prior.from_tensors(state) if "mask" in state else None
         explanations = 1 + PATTERNS
         laws, classes = len(SUSPECTED) + PATTERNS + 2 * explanations + bool(prior), shapes["frequencies"]
-        fits = shapes["laws"] == (laws, 2, *classes) and shapes["tails"] == (2 + laws, 2)
-        if not fits or len(classes) != 1 or shapes["first_looks"] != (2,) or len(shapes["probes"]) != 4:
+        fits = shapes["laws"] == (laws, 2, *classes) and shapes["tails"] == (4 + laws, 3)
+        fits = fits and shapes["resistance"] == (2, KNOWN + 1, *shapes["probes"][:1])
+        if not fits or len(classes) != 1 or shapes["first_looks"] != (3,) or len(shapes["probes"]) != 4:
             raise mismatch("calibration", "tensors as `Purifier.save` writes them", shapes)
         device = next(model.parameters()).device
         probes, logits = state["probes"].to(device), state["logits"].to(device)
         found = answer(model, probes, batch_size=len(probes))
         if found.shape != logits.shape or not torch.allclose(found, logits, rtol=SAME, atol=SAME):
             raise mismatch("model", "the one that the purifier was fitted to", "one that answers otherwise")
-        suspicious, faint = state["first_looks"].tolist()
-        look, gathering, *tails = (Tail(start=start, scale=scale) for start, scale in state["tails"].tolist())
+        suspicious, faint, glancing = state["first_looks"].tolist()
+        look, gathering, glance, prominence, *tails = (
+            Tail(start=start, scale=scale, shape=shape) for start, scale, shape in state["tails"].tolist()
+        )
         each = iter(
             Law(frequencies=state["frequencies"], places=places, spreads=spreads, tail=tail)
             for (places, spreads), tail in zip(state["laws"], tails, strict=True)
@@ -283,10 +325,14 @@ class Verified:
         calibration = Calibration(
             probes=probes,
             logits=logits,
+            resistance=state["resistance"].to(device),
             suspicious=suspicious,
             faint=faint,
+            glancing=int(glancing),
             look=look,
             concentration=gathering,
+            glance=glance,
+            prominence=prominence,
             margins=tuple(islice(each, len(SUSPECTED))),
             patterns=tuple(islice(each, PATTERNS)),
             flips=tuple(islice(each, explanations)),
@@ -321,7 +367,7 @@ class Verified:
         """Return the surprise (N,) of pictures whose regions carry their class by the margins ``carried`` (N, S).
 
         The regions lie in one another: what a small trigger does, all of them do. So the sizes' surprises are added,
-        with those of the `concentration` (N,) of the heat and of `flip_region` (N,). A trigger that is larger than most
+        with those of the `concentration` (N,) of the heat and of the flip (N,). A trigger that is larger than most
         of them may show in the largest alone.
         """
         calibration = self.calibrated()
@@ -356,19 +402,20 @@ class Verified:
         encoded, outside = self.restorer(images), 1 - top_fraction(heat, SUSPECTED[-1])
         return Pattern(images - encoded, encoded), Pattern((images - SMOOTHER(images)) * outside, STILLER(images))
 
-    def flip_region(self, model: nn.Module, images: Tensor, heat: Tensor, labels: Tensor, *, batch_size: int) -> Tensor:
-        """Return by how much another class exceeds ``labels`` (N,) once the smallest suspected region is restored."""
-        restored = self.inpainter(images, top_fraction(heat, SUSPECTED[0])) if len(images) else images
-        return flip(model, restored, labels, batch_size=batch_size)
+    def cool(self, model: nn.Module, images: Tensor, heat: Tensor, *, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Restore the smallest suspected region; returns pictures, masks (N, 1, H, W) and the model's logits."""
+        masks = top_fraction(heat, SUSPECTED[0])
+        restored = self.inpainter(images, masks)
+        return restored, masks, answer(model, restored, batch_size=batch_size)
 
     @property
     def _chances(self) -> float:
         """What is taken off for trying two explanations, a region and a pattern, or what is known, too (Bonferroni)."""
         return math.log10(3 if self.calibrated().prior else 2)
 
-    def _suspicion(self, gathering: Tail, look: Tail, gathered: Tensor, looks: Tensor) -> Tensor:
-        """Return the surprise (N,) of the first look."""
-        return _heat(gathering, gathered) + look.surprise(looks.double())
+    def _suspicion(self, free: Tail, look: Tail, found: Tensor, looks: Tensor) -> Tensor:
+        """Return the surprise (N,) of a first look, beside what is ``found`` (N,) without one."""
+        return _beyond(free, found) + look.surprise(looks.double())
 
     def _of_region(
         self,
@@ -381,7 +428,7 @@ class Verified:
     ) -> Tensor:
         found = torch.zeros_like(gathered, dtype=torch.float64)
         if self.without != "concentration":
-            found += _heat(gathering, gathered)
+            found += _beyond(gathering, gathered)
         if self.without != "transplant":
             found += _each(margins, carried).sum(1)
         if self.without != "flip":
@@ -405,30 +452,39 @@ class Verified:
             raise mismatch("images", expected, tuple(images.shape))
         heatmaps, heat, before = self.locate(model, images)
         labels, gathered = before.argmax(1), concentration(heat, SUSPECTED[0])
-        looks = look_at_region(model, images, heat, labels, probes, batch_size=batch_size)
+        looks = look_at_region(model, images, heat, labels, probes[:1], batch_size=batch_size)[:, 0]
         suspicion = self._suspicion(calibration.concentration, calibration.look, gathered, looks)
-        focused = (suspicion >= calibration.suspicious).nonzero()[:, 0]
-        flipped = self.flip_region(model, images[focused], heat[focused], labels[focused], batch_size=batch_size)
+        by_prior, known = self._judge_place(model, images, labels, probes, batch_size=batch_size)
+        focused = ((suspicion >= calibration.suspicious) | (by_prior >= self.threshold)).nonzero()[:, 0]
+        noise, waves = self.patterns(images, heat)
+        glanced = probes[calibration.glancing, None]
+        glances = look_at_whole(model, (noise, waves), heat, labels, glanced, batch_size=batch_size)[:, 0]
+        standing = STILLER.prominence(images)
+        doubted = self._suspicion(calibration.prominence, calibration.glance, standing, glances) >= calibration.faint
+        cooled = (images.clone(), torch.zeros_like(heat), before.clone())
+        if len(focused):
+            _replace(cooled, focused, self.cool(model, images[focused], heat[focused], batch_size=batch_size))
+        flipped = -margins(cooled[2][focused], labels[focused])
 
         def put_regions(which: Tensor, jury: slice) -> Tensor:
             rows = focused[which]
             known = looks[rows] if jury.start == 0 else None
-            return carried_by_regions(
+            margin = carried_by_regions(
                 model, images[rows], heat[rows], labels[rows], probes[jury], known, batch_size=batch_size
             )
+            return calibration.against(margin, REGIONS, jury)
 
         def judge_regions(which: Tensor, carried: Tensor) -> Tensor:
-            small = self.judge_sizes(carried)[:, 0]
-            return torch.stack([self.judge_regions(gathered[focused[which]], carried, flipped[which]), small], 1)
+            rows = focused[which]
+            # Whether a small region explains the class matters where noise may do so, too.
+            small = self.judge_sizes(carried)[:, 0].where(doubted[rows], -math.inf)
+            return torch.stack([self.judge_regions(gathered[rows], carried, flipped[which]), small], 1)
 
         carried = _agree(put_regions, judge_regions, self.threshold, len(focused))
         by_region = torch.full((len(images),), -math.inf, dtype=torch.float64, device=images.device)
         by_small = by_region.clone()
         by_region[focused] = self.judge_regions(gathered[focused], carried, flipped)
         by_small[focused] = self.judge_sizes(carried)[:, 0]
-        by_prior, known = self._judge_place(model, images, labels, probes, batch_size=batch_size)
-        noise, waves = self.patterns(images, heat)
-        doubted = look_at_whole(model, (noise, waves), heat, labels, probes, batch_size=batch_size) >= calibration.faint
         # What a small region explains needs no noise that explains it.
         large = torch.maximum(by_small, by_prior) < self.threshold
         by_noise = self._judge_pattern(0, model, noise, labels, probes, doubted & large, batch_size=batch_size)
@@ -446,7 +502,12 @@ class Verified:
         guilty = (regional & (after.argmax(1) == labels)).nonzero()[:, 0]
         if len(guilty):
             restored[guilty], masks[guilty], after[guilty] = self._remove(
-                model, images[guilty], heat[guilty], labels[guilty], known[guilty], batch_size=batch_size
+                model,
+                images[guilty],
+                labels[guilty],
+                known[guilty],
+                tuple(one[guilty] for one in cooled),
+                batch_size=batch_size,
             )
         examined = by_region.isfinite() | by_whole.isfinite()
         scores = torch.where(examined, torch.maximum(by_region, by_whole), suspicion - calibration.suspicious)
@@ -476,14 +537,15 @@ class Verified:
         batch_size: int,
     ) -> Tensor:
         """Return the surprise (N,) of one of the `patterns`; minus infinity where it is not ``asked`` for (N,)."""
-        added, without = pattern
+        calibration, (added, without) = self.calibrated(), pattern
         found = torch.full((len(added),), -math.inf, dtype=torch.float64, device=added.device)
         rows = asked.nonzero()[:, 0]
         flipped = flip(model, without[rows], labels[rows], batch_size=batch_size)
 
         def add(which: Tensor, jury: slice) -> Tensor:
             own = rows[which]
-            return add_pattern(model, added[own], labels[own], probes[jury], batch_size=batch_size)
+            margin = add_pattern(model, added[own], labels[own], probes[jury], batch_size=batch_size)
+            return calibration.against(margin, PATTERNED + place, jury)
 
         def judge(which: Tensor, left: Tensor) -> Tensor:
             return self.judge_pattern(place, left, flipped[which])[:, None]
@@ -529,7 +591,8 @@ class Verified:
 
         def put(which: Tensor, jury: slice) -> Tensor:
             own = rows[which]
-            return carried_by_place(model, images[own], prior, labels[own], probes[jury], batch_size=batch_size)
+            margin = carried_by_place(model, images[own], prior, labels[own], probes[jury], batch_size=batch_size)
+            return calibration.against(margin, KNOWN, jury)
 
         def judge(_: Tensor, margin: Tensor) -> Tensor:
             return (known.surprise(margin) - self._chances)[:, None]
@@ -538,23 +601,29 @@ class Verified:
         return found, places
 
     def _remove(
-        self, model: nn.Module, images: Tensor, heat: Tensor, labels: Tensor, places: Tensor, *, batch_size: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        places: Tensor,
+        cooled: tuple[Tensor, ...],
+        *,
+        batch_size: int,
+    ) -> tuple[Tensor, ...]:
         """Restore the region that makes the classes ``labels`` (N,); returns pictures, masks, logits.
 
-        The hottest region is restored first; then what is `decisive` between the picture and its restoration, grown
-        where that keeps the class: what is left at a trigger's rim carries the class, and the inpainter would draw the
-        trigger again from it. A better restoration tells more truly what decides, so that it is asked again, until
-        the class is another one and the same twice. The surest of all answers counts.
+        The hottest region was restored first (`cool`); then it is what is `decisive` between the picture and its
+        restoration, grown where that keeps the class: what is left at a trigger's rim carries the class, and the
+        inpainter would draw the trigger again from it. A better restoration tells more truly what decides, so that it
+        is asked again, until the class is another one and the same twice. The surest of all answers counts.
         """
 
         def restore(rows: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             restored = self.inpainter(images[rows], masks)
             return restored, masks, answer(model, restored, batch_size=batch_size)
 
-        everything = rows = torch.arange(len(images), device=images.device)
-        last = restore(everything, top_fraction(heat, SUSPECTED[0]))
-        best = (last[0].clone(), last[1].clone(), last[2].clone())
+        rows = torch.arange(len(images), device=images.device)
+        last, best = cooled, tuple(one.clone() for one in cooled)
         radius = max(1, round(GROWN * min(images.shape[2:])))
         for share in DECISIVE if self.without != "refinement" else ():
             restored, masks, logits = (one[rows] for one in last)
@@ -581,9 +650,9 @@ class Verified:
 def look_at_region(
     model: nn.Module, images: Tensor, heat: Tensor, labels: Tensor, probes: Tensor, *, batch_size: int
 ) -> Tensor:
-    """Return how surely a large region (N,) carries its class to one other picture."""
+    """Return how surely a large region carries its class to each probe (N, P)."""
     mask = top_fraction(heat, SUSPECTED[LOOKED_AT])
-    return transplant(model, images * mask, mask, labels, probes[:1], batch_size=batch_size)[:, 0]
+    return transplant(model, images * mask, mask, labels, probes, batch_size=batch_size)
 
 
 def look_at_whole(
@@ -595,10 +664,10 @@ def look_at_whole(
     *,
     batch_size: int,
 ) -> Tensor:
-    """Return how surely what is faint (N,), noise in the hottest region and waves outside, brings its class along."""
+    """Return how surely what is faint, noise in the hottest region and waves outside, carries the class (N, P)."""
     noise, waves = patterns
     added = noise.added * top_fraction(heat, SUSPECTED[-1]) + waves.added
-    return add_pattern(model, added, labels, probes[:1], batch_size=batch_size)[:, 0]
+    return add_pattern(model, added, labels, probes, batch_size=batch_size)
 
 
 def carried_by_regions(
@@ -693,12 +762,17 @@ def _agree(
     return found
 
 
-def _heat(gathering: Tail, gathered: Tensor) -> Tensor:
-    """Return the surprise (N,) of gathered heat, beyond that of the upper quartile.
+def _agreement(margins: Tensor, said: Tensor) -> Tensor:
+    """Return how much the margins on each probe (N, P) go with what all of them say (N,): Pearson's correlation."""
+    return torch.corrcoef(torch.cat([said[:, None], margins], 1).T)[0, 1:].nan_to_num()
+
+
+def _beyond(tail: Tail, found: Tensor) -> Tensor:
+    """Return the surprise (N,) of gathered heat, or of a wave, beyond that of the upper quartile.
 
     Less says nothing: heat that is spread does not speak for innocence.
     """
-    return (gathering.surprise(gathered.double()) + math.log10(gathering.SHARE)).clamp(min=0)
+    return (tail.surprise(found.double()) + math.log10(tail.SHARE)).clamp(min=0)
 
 
 def _each(laws: tuple[Law, ...], values: Tensor) -> Tensor:
