@@ -227,7 +227,9 @@ class Verified:
             return Law.fit(values, predicted, answers.shape[1], short=short)
 
         look, gathering = Tail.fit(looks), Tail.fit(gathered)
-        sizes, alone, lost = (tuple(map(law, values.unbind(1))) for values in (carried, left, flipped))
+        alone, lost = (tuple(map(law, values.unbind(1))) for values in (left, flipped))
+        # The largest counts by itself, too.
+        sizes = (*map(law, carried[:, :-1].unbind(1)), law(carried[:, -1], short=True))
         together = [
             self._of_region(gathering, sizes, lost[0], gathered, carried, flipped[:, 0]),
             *(

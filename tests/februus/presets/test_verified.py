@@ -748,7 +748,7 @@ def test_a_folder_that_lost_its_calibration_is_refused(patched: Case, folder: Pa
     (folder / "calibration.safetensors").unlink()
     with pytest.raises(
         ValueError,
-        match="calibration: expected the tensors first_looks, frequencies, laws, .*, resistance, tails, got",
+        match=r"calibration: expected the tensors first_looks, frequencies, laws, .*, resistance, tails, got",
     ):
         Purifier.load(folder, patched.model)
 
