@@ -144,9 +144,10 @@ class Tail:
             mean = excess.mean()
             ranks = torch.arange(len(excess), device=excess.device)
             spread = 2 * (excess * ranks).mean() / (len(excess) - 1) - mean  # the second L-moment
-            shape = -math.log(2) / math.log1p(-(spread / mean).item())
-            if shape > 1:
-                shape = min(shape, cls.SHORTEST)
+            # Weibull's second L-moment is 1 - 2 ** (-1 / shape) of its mean; half of it is the exponential's.
+            ratio = max((spread / mean).item(), 1 - 2 ** (-1 / cls.SHORTEST))
+            if ratio < 0.5:
+                shape = -math.log(2) / math.log1p(-ratio)
                 scale = mean.item() / math.gamma(1 + 1 / shape)
                 return cls(start=start.item(), scale=max(scale, 1e-6), shape=shape)
         seen = ((values > start) & (values < highest)).sum().clamp(min=1)

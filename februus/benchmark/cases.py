@@ -16,6 +16,7 @@ from februus.data import load as load_data
 from februus.models import Card, read_card
 from februus.models import load as load_model
 from februus.models.checkpoint import CARD, WEIGHTS
+from februus.models.loading import find_builder
 from februus.poisoning import check_target
 from februus.seeds import seeded
 from februus.types import Trigger
@@ -140,6 +141,8 @@ def open_case(
     if pictures is not None:
         check_range("pictures", pictures, 1)
     card = read_card(model) if Path(model, WEIGHTS).is_file() else None
+    if card is None:
+        find_builder(model)
     source = data or (card.dataset if card else None)
     if data and card and Path(data, card.dataset).is_dir():
         source = str(Path(data, card.dataset))

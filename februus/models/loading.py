@@ -26,7 +26,7 @@ from februus.models.checkpoint import WEIGHTS, read_card
 from februus.models.normalized import NORMALIZATIONS, Normalized
 from februus.models.weights import check_weights, fit_weights, read_weights
 
-__all__ = ["build", "load"]
+__all__ = ["build", "find_builder", "load"]
 
 Builder: TypeAlias = Callable[..., nn.Module]
 Normalization: TypeAlias = str | tuple[Sequence[float], Sequence[float]]
@@ -55,7 +55,7 @@ def build(architecture: str, *, num_classes: int) -> nn.Module:
     10
     """
     _check_num_classes(num_classes)
-    builder = _find_builder(architecture)
+    builder = find_builder(architecture)
     if not _takes_num_classes(builder):
         raise mismatch("architecture", "a function that takes num_classes", repr(architecture))
     return _call(builder, architecture, num_classes)
@@ -137,7 +137,7 @@ def load(
 
 def _build_with(architecture: str, num_classes: int | None, weights: str | os.PathLike[str] | None) -> nn.Module:
     """Build a network and fill it with ``weights``; None is for code that fills its network itself."""
-    builder = _find_builder(architecture)
+    builder = find_builder(architecture)
     takes = _takes_num_classes(builder)
     if weights is None:
         if not _is_code(architecture):
@@ -154,7 +154,12 @@ def _build_with(architecture: str, num_classes: int | None, weights: str | os.Pa
     return network
 
 
-def _find_builder(architecture: str) -> Builder:
+def find_builder(architecture: str) -> Builder:
+    """Return what builds an architecture: ours, ``module:function``, torchvision's or timm's.
+
+    Raises:
+        ValueError: if nothing has that name.
+    """
     own = registry.available("architectures")
     name = architecture.partition(":")[0]
     if name in own:

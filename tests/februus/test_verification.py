@@ -157,6 +157,36 @@ def test_tail_of_values_that_are_all_alike() -> None:
     assert tail.surprise(torch.tensor([2.9, 3.0, 3.1])).isfinite().all()
 
 
+def test_a_short_tail_is_weibulls() -> None:
+    """Its shape and scale are found again, and the share that lies beyond a value; a fitted exponential is too long."""
+    values = exponential(20_000, scale=1.0)
+    start = values.quantile(0.75)
+    beyond = values > start
+    values[beyond] = start + 3 * (values[beyond] - start) ** (1 / 1.5)
+    tail = Tail.fit(values, short=True)
+    assert (tail.shape, tail.scale) == (pytest.approx(1.5, rel=0.05), pytest.approx(3, rel=0.05))
+    reached = start + 3 * torch.tensor(math.log(0.25 / 0.001), dtype=torch.float64) ** (1 / 1.5)
+    assert tail.surprise(reached).item() == pytest.approx(3, abs=0.15)
+    assert Tail.fit(values).surprise(reached).item() < 2.6
+    assert Tail.fit(values).shape == 1
+
+
+def test_a_long_tail_is_not_shortened() -> None:
+    values = exponential(1000, scale=1.0)
+    assert Tail.fit(values**2, short=True) == Tail.fit(values**2)
+    spoilt = torch.cat([values[:980], torch.full((20,), 50.0, dtype=torch.float64)])
+    assert Tail.fit(spoilt, short=True) == Tail.fit(spoilt)
+
+
+@pytest.mark.parametrize("beyond", [[1.0] * 20, [1.0] * 19 + [5.0], []])
+def test_a_short_tail_of_few_values(beyond: list[float]) -> None:
+    tail = Tail.fit(torch.tensor([0.0] * 80 + beyond), short=True)
+    assert 1 <= tail.shape <= Tail.SHORTEST + 1e-9
+    surprise = tail.surprise(torch.tensor([0.0, 0.5, 1.0, 9.0]))
+    assert surprise.isfinite().all()
+    assert (surprise.diff() > 0).all()
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_tail_of_values_that_are_no_numbers(bad: float) -> None:
     with pytest.raises(ValueError, match="reference: expected pictures with finite logits"):

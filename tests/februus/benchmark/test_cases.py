@@ -226,6 +226,11 @@ def test_a_folder_with_one_class_after_the_other_makes_no_warning(
         open_case(str(toy_checkpoint), data=str(tmp_path))
 
 
+def test_a_model_that_is_none_is_told_before_the_data_are_read(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model: expected a checkpoint folder, module:function or a name .*nowhere"):
+        open_case(str(tmp_path / "nowhere"), data=str(tmp_path))
+
+
 def test_a_model_of_a_name_with_weights(folder: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = build("wrn-16-1", num_classes=4)

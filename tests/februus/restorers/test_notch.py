@@ -67,3 +67,17 @@ def test_settings() -> None:
         Notch(waves=0)
     with pytest.raises(ValueError, match="waves: expected at most 144 in pictures of this size, got 145"):
         Notch(waves=145)(torch.rand(1, 3, 16, 16, generator=seeded(0)))
+
+
+def test_prominence_is_of_the_wave_that_stands_out() -> None:
+    """More of a wave stands out more; what one picture has is nothing to the others; one colour has none."""
+    noise = torch.rand(1, 3, 16, 16, generator=seeded(0)) * 0.2
+    wave = torch.sin(torch.arange(16) * 2 * torch.pi / 4).expand(1, 3, 16, 16)
+    images = torch.cat([0.4 + noise + share * wave for share in (0.0, 0.05, 0.2)] + [torch.full((1, 3, 16, 16), 0.5)])
+    found = Notch().prominence(images)
+    assert found[0] < found[1] < found[2]
+    assert found[3] == 0
+    torch.testing.assert_close(found[1:2], Notch().prominence(images[1:2]))
+    # One wave alone: all other heights are 0.
+    alone = Notch().prominence(0.5 + 0.2 * wave)
+    assert alone.item() == pytest.approx(math.log(16 * 9), rel=1e-3)
