@@ -490,7 +490,9 @@ class Verified:
         # What a small region explains needs no noise that explains it.
         large = torch.maximum(by_small, by_prior) < self.threshold
         by_noise = self._judge_pattern(0, model, noise, labels, probes, doubted & large, batch_size=batch_size)
-        by_waves = self._judge_pattern(1, model, waves, labels, probes, doubted, batch_size=batch_size)
+        # Nor does what noise explains need waves.
+        faint = doubted & (by_noise < self.threshold)
+        by_waves = self._judge_pattern(1, model, waves, labels, probes, faint, batch_size=batch_size)
         by_region, by_whole = torch.maximum(by_region, by_prior), torch.maximum(by_noise, by_waves)
         regional, diffuse = by_region >= self.threshold, by_whole >= self.threshold
         restored, after, masks = images.clone(), before.clone(), torch.zeros_like(heat)
