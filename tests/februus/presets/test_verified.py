@@ -26,10 +26,13 @@ from februus.presets.verified import (
     CONVICTING,
     DECISIVE,
     GROWTHS,
+    LOOKED_AT,
     PARTS,
     PROBES,
+    REGIONS,
     SUSPECTED,
     Verified,
+    carried_by_regions,
     decisive,
 )
 from februus.priors import Prior
@@ -370,6 +373,42 @@ def test_a_patch_is_no_wave(patched: Case) -> None:
     assert waves.added[~hottest].any()
     torch.testing.assert_close(noise.without, Jpeg()(images))
     torch.testing.assert_close(waves.without, Notch()(images))
+
+
+def test_the_probe_that_goes_with_all_of_them_is_asked_first(patched: Case) -> None:
+    """And of each probe it is kept what innocent pictures do there."""
+    preset = verified(patched.purifier)
+    calibration, order = preset.calibrated(), torch.randperm(len(patched.reference), generator=seeded(preset.seed))
+    others = patched.reference[order[PROBES:]]
+    _, heat, logits = preset.locate(patched.model, others)
+    labels, probes = logits.argmax(1), calibration.probes
+    brought = carried_by_regions(patched.model, others, heat, labels, probes, batch_size=64)
+    usual, spread = calibration.resistance[:, REGIONS]
+    torch.testing.assert_close(brought.mean(0), usual, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(brought.std(0), spread, rtol=1e-3, atol=1e-3)
+    relative = calibration.against(brought, REGIONS)
+    torch.testing.assert_close(relative.std(0), torch.ones_like(usual), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(calibration.against(brought[..., 1:3], REGIONS, slice(1, 3)), relative[..., 1:3])
+    largest = relative[:, LOOKED_AT]
+    goes = torch.corrcoef(torch.cat([consensus(largest)[:, None], largest], 1).T)[0, 1:]
+    assert (goes.diff() <= 1e-3).all()
+    assert goes[0] > goes[-1]
+
+
+def test_waves_are_not_asked_for_where_noise_explains_the_class(diffuse: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    preset, asked, found = verified(diffuse.purifier), {}, {}
+    judge = Verified._judge_pattern
+
+    def spy(self: Verified, place: int, *given: Any, **options: Any) -> Tensor:
+        asked[place], found[place] = given[-1], judge(self, place, *given, **options)
+        return found[place]
+
+    monkeypatch.setattr(Verified, "_judge_pattern", spy)
+    purified = preset(diffuse.model, diffuse.triggered[:20], batch_size=64)
+    explained = found[0] >= preset.threshold
+    assert explained.any()
+    assert not (asked[1] & explained).any()
+    assert purified.flagged[explained].all()
 
 
 def test_the_class_is_lost_with_what_made_it(patched: Case, waved: Case) -> None:
