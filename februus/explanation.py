@@ -390,7 +390,7 @@ def _draw_verdict(sheet: _Sheet, explanation: Explanation) -> None:
         scores = [candidate.score for candidate in evidence.patterns]
         part = PATTERN_NAMES[scores.index(max(scores))]
         lines = [
-            f"{part}, added to other pictures, pushes them towards {before} as innocent pictures' do not.",
+            f"{part}, added to other pictures, pushed them towards {before} as innocent pictures' do not.",
             f"So the picture was restored as a whole, and {now}",
         ]
     elif touched:
