@@ -254,7 +254,7 @@ class Verified:
             margins=sizes,
             patterns=alone,
             flips=lost,
-            joint=tuple(law(values, short=True) for values in together),
+            joint=(law(together[0], short=True), *map(law, together[1:])),
             prior=prior,
             known=law(placed[:, 0]).of(prior.label) if prior else None,
         )
