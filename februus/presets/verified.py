@@ -104,8 +104,7 @@ class Calibration:
 
     def against(self, margins: Tensor, kind: slice | int, jury: slice = slice(None)) -> Tensor:
         """Return margins (N, ..., P) on the probes of ``jury`` in units of their `resistance` to some kind."""
-        usual, spread = self.resistance.to(margins.device)[:, kind, jury].unbind()
-        return (margins - usual) / spread
+        return _against(margins, self.resistance.to(margins.device)[:, kind, jury])
 
     @property
     def laws(self) -> tuple[Law, ...]:
@@ -139,7 +138,8 @@ class Verified:
     and, where that leaves the class, rid of the wave that stands out, or made flat.
 
     First looks clear most pictures for the price of a backward and three forwards: one region on one other picture
-    beside the concentration of the heat, and what is faint, all over the picture, added to one other picture.
+    beside the concentration of the heat, and what is faint, all over the picture, added to one other picture beside how
+    far a wave stands out of the spectrum.
 
     A score is ``-log10`` of the share of innocent pictures that look as suspicious, by a law fitted to the reference
     pictures alone; a picture is flagged from ``-log10(false_positive_rate)`` on. A picture that is not flagged comes
@@ -213,7 +213,7 @@ class Verified:
             batches.append(found)
         predicted, gathered, standing, glances, brought, flipped = map(torch.cat, zip(*batches, strict=True))
         resistance = torch.stack([brought.mean(0), brought.std(0).clamp(min=LEAST_SPREAD)])
-        relative = (brought - resistance[0]) / resistance[1]
+        relative = _against(brought, resistance)
         agreed = consensus(relative)
         carried, left, placed = agreed.tensor_split((PATTERNED, KNOWN), 1)
         # The probe that goes most with what all of them say is asked first.
@@ -764,6 +764,12 @@ def _agree(
     margin = torch.cat([margin[unsettled], ask(doubted[unsettled], slice(CONVICTING, PROBES))], -1)
     found[doubted[unsettled]] = consensus(margin)
     return found
+
+
+def _against(margins: Tensor, resistance: Tensor) -> Tensor:
+    """Return margins (N, ..., P) in units of the resistance (2, ..., P) of the probes."""
+    usual, spread = resistance.unbind()
+    return (margins - usual) / spread
 
 
 def _agreement(margins: Tensor, said: Tensor) -> Tensor:
