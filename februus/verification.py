@@ -114,14 +114,21 @@ class Tail:
     such as triggered pictures among the reference, move nothing. They would make a tail long; so a short one has none,
     and Weibull's law may be fitted to all its excesses (by their first two L-moments, Hosking 1990).
 
+    A scale estimated from few excesses may be too small, and more values than were stated would exceed a threshold. So
+    the share is that of the next value, given those seen: of an exponential one ``(1 + z / n) ** -n`` and not
+    ``exp(-z)``, with z the excess in scales and n the number seen (Lawless 1971, A prediction problem concerning
+    samples from the exponential distribution).
+
     Args:
         start: the upper quartile.
         scale: of the excess over it, positive: its mean, for the exponential.
+        count: of the excesses that the scale was estimated from, at least 1.
         shape: exponent of the excess, 1 for the exponential.
     """
 
     start: float
     scale: float
+    count: int
     shape: float = 1.0
 
     SHARE = 0.25
@@ -149,14 +156,16 @@ class Tail:
             if ratio < 0.5:
                 shape = -math.log(2) / math.log1p(-ratio)
                 scale = mean.item() / math.gamma(1 + 1 / shape)
-                return cls(start=start.item(), scale=max(scale, 1e-6), shape=shape)
-        seen = ((values > start) & (values < highest)).sum().clamp(min=1)
-        return cls(start=start.item(), scale=max((excess.clamp(max=highest - start).sum() / seen).item(), 1e-6))
+                return cls(start=start.item(), scale=max(scale, 1e-6), count=len(excess), shape=shape)
+        seen = max(int(((values > start) & (values < highest)).sum()), 1)
+        scale = excess.clamp(max=highest - start).sum().item() / seen
+        return cls(start=start.item(), scale=max(scale, 1e-6), count=seen)
 
     def surprise(self, values: Tensor) -> Tensor:
         """Return ``-log10`` of the share of innocent pictures that reach ``values``; linear below `start`."""
         excess = (values - self.start) / self.scale
-        excess = torch.where(excess > 0, excess.clamp(min=0) ** self.shape, excess)
+        above = self.count * torch.log1p(excess.clamp(min=0) ** self.shape / self.count)
+        excess = torch.where(excess > 0, above, excess)
         return (excess - math.log(self.SHARE)) / math.log(10)
 
 

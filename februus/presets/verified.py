@@ -287,7 +287,9 @@ class Verified:
             "first_looks": torch.tensor(
                 [calibration.suspicious, calibration.faint, calibration.glancing], dtype=torch.float64
             ),
-            "tails": torch.tensor([(tail.start, tail.scale, tail.shape) for tail in tails], dtype=torch.float64),
+            "tails": torch.tensor(
+                [(tail.start, tail.scale, tail.count, tail.shape) for tail in tails], dtype=torch.float64
+            ),
             "frequencies": calibration.margins[0].frequencies,
             "laws": torch.stack([torch.stack([law.places, law.spreads]) for law in calibration.laws]),
         }
@@ -307,7 +309,7 @@ class Verified:
         prior = Prior.from_tensors(state) if "mask" in state else None
         explanations = 1 + PATTERNS
         laws, classes = len(SUSPECTED) + PATTERNS + 2 * explanations + bool(prior), shapes["frequencies"]
-        fits = shapes["laws"] == (laws, 2, *classes) and shapes["tails"] == (4 + laws, 3)
+        fits = shapes["laws"] == (laws, 2, *classes) and shapes["tails"] == (4 + laws, 4)
         fits = fits and shapes["resistance"] == (2, KNOWN + 1, *shapes["probes"][:1])
         if not fits or len(classes) != 1 or shapes["first_looks"] != (3,) or len(shapes["probes"]) != 4:
             raise mismatch("calibration", "tensors as `Purifier.save` writes them", shapes)
@@ -318,7 +320,8 @@ class Verified:
             raise mismatch("model", "the one that the purifier was fitted to", "one that answers otherwise")
         suspicious, faint, glancing = state["first_looks"].tolist()
         look, gathering, glance, prominence, *tails = (
-            Tail(start=start, scale=scale, shape=shape) for start, scale, shape in state["tails"].tolist()
+            Tail(start=start, scale=scale, count=int(count), shape=shape)
+            for start, scale, count, shape in state["tails"].tolist()
         )
         each = iter(
             Law(frequencies=state["frequencies"], places=places, spreads=spreads, tail=tail)

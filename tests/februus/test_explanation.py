@@ -161,7 +161,7 @@ def harsh(purifier: Purifier) -> Purifier:
     """Make a purifier that finds all evidence overwhelming; only its first looks clear."""
     assert isinstance(purifier.preset, Verified)
     calibration = purifier.preset.calibrated()
-    law = replace(calibration.joint[0], tail=Tail(start=-1000.0, scale=1.0))
+    law = replace(calibration.joint[0], tail=Tail(start=-1000.0, scale=1.0, count=50))
     laws = {name: (law,) * len(getattr(calibration, name)) for name in ("margins", "patterns", "joint")}
     harsh = replace(calibration, **laws)
     return Purifier(purifier.model, replace(purifier.preset, calibration=harsh))

@@ -118,8 +118,23 @@ def test_tail_on_paper() -> None:
     # From 75 on; 76 to 94 are seen, six count as 95: the excess is 1 + ... + 19 + 6 * 20.
     assert tail.start == 75
     assert tail.scale == pytest.approx((190 + 120) / 19)
-    values = torch.tensor([75, 75 + tail.scale * math.log(10), 75 + 2 * tail.scale * math.log(10)])
-    assert tail.surprise(values).tolist() == pytest.approx([0.60206, 1.60206, 2.60206], abs=1e-4)
+    # At 19 scales: 2 ** -19 of a quarter.
+    values = torch.tensor([75, 75 + 19 * tail.scale])
+    assert tail.surprise(values).tolist() == pytest.approx([0.60206, 0.60206 + 19 * 0.30103], abs=1e-4)
+
+
+@pytest.mark.parametrize("count", [40, 251])
+def test_the_stated_share_exceeds_a_threshold_that_few_values_gave(count: int) -> None:
+    """On average over many samples, and whatever was estimated from each."""
+    values = exponential(2000 * count, scale=1.0).view(2000, count)
+    shares = []
+    for sample in values:
+        tail = Tail.fit(sample)
+        # Where the surprise is that of 1 %.
+        reached = tail.start + tail.scale * tail.count * ((0.25 / 0.01) ** (1 / tail.count) - 1)
+        assert tail.surprise(torch.tensor(reached, dtype=torch.float64)).item() == pytest.approx(2)
+        shares.append(math.exp(-reached))
+    assert sum(shares) / len(shares) == pytest.approx(0.01, rel=0.1)
 
 
 def test_tail_recovers_an_exponential_law() -> None:
