@@ -47,7 +47,7 @@ FLATTENED = (1 / 640, 1 / 320, 1 / 160)
 PROBES, ACQUITTING, CONVICTING = 5, 2, 4
 # How far what decides between a picture and its restoration is smoothed, as a share of the picture's side; from which
 # share of the highest value on it is removed, first and each time that the class was not settled; by which share of
-# the side it is grown where that keeps the class, and how often at most.
+# the side it is grown where that keeps the class, and how often at most; so far beyond it is looked the next time.
 SMOOTHED, DECISIVE, GROWN, GROWTHS = 1 / 16, (0.2, 0.1, 0.05, 0.05), 1 / 32, 3
 # Where regions, patterns and a known place stand in the resistance of the probes; the least spread there.
 REGIONS, PATTERNED, KNOWN, LEAST_SPREAD = slice(len(SUSPECTED)), len(SUSPECTED), len(SUSPECTED) + PATTERNS, 1e-6
@@ -622,7 +622,8 @@ class Verified:
         The hottest region was restored first (`cool`); then it is what is `decisive` between the picture and its
         restoration, grown where that keeps the class: what is left at a trigger's rim carries the class, and the
         inpainter would draw the trigger again from it. A better restoration tells more truly what decides, so that it
-        is asked again, until the class is another one and the same twice. The surest of all answers counts.
+        is asked again, each time a little beyond the last region, until the class is another one and the same twice.
+        The surest of all answers counts.
         """
 
         def restore(rows: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -633,8 +634,9 @@ class Verified:
         last, best = cooled, tuple(one.clone() for one in cooled)
         radius = max(1, round(GROWN * min(images.shape[2:])))
         for share in DECISIVE if self.without != "refinement" else ():
-            restored, masks, logits = (one[rows] for one in last)
-            marked = decisive(model, images[rows], restored, labels[rows], _rival(logits, labels[rows]), share)
+            _, masks, logits = (one[rows] for one in last)
+            around = self.inpainter(images[rows], dilate(masks, radius))
+            marked = decisive(model, images[rows], around, labels[rows], _rival(logits, labels[rows]), share)
             nothing = ~marked.flatten(1).any(1)
             marked[nothing] = masks[nothing]
             _replace(last, rows, restore(rows, marked))
