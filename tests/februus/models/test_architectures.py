@@ -39,7 +39,7 @@ def test_small_vgg_has_the_published_names_and_dropout() -> None:
 def test_the_pool_of_small_vgg_changes_nothing_at_32_pixels() -> None:
     torch.manual_seed(0)
     network = SmallVgg(num_classes=3).eval()
-    images = torch.rand(2, 3, 32, 32)
+    images = torch.rand(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     assert torch.equal(network(images), network.classifier(network.features(images).flatten(1)))
 
 
