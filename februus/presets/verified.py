@@ -47,8 +47,8 @@ FLATTENED = (1 / 640, 1 / 320, 1 / 160)
 PROBES, ACQUITTING, CONVICTING = 5, 2, 4
 # How far what decides between a picture and its restoration is smoothed, as a share of the picture's side; from which
 # share of the highest value on it is removed, first and each time that the class was not settled; by which share of
-# the side it is grown where that keeps the class, and how often at most; so far beyond it is looked the next time.
-SMOOTHED, DECISIVE, GROWN, GROWTHS = 1 / 16, (0.2, 0.1, 0.05, 0.05), 1 / 32, 3
+# the side it is grown where that keeps the class, and how often at most; by how many times as much, to look beyond it.
+SMOOTHED, DECISIVE, GROWN, GROWTHS, BEYOND = 1 / 16, (0.2, 0.1, 0.05, 0.05), 1 / 32, 3, 2
 # Where regions, patterns and a known place stand in the resistance of the probes; the least spread there.
 REGIONS, PATTERNED, KNOWN, LEAST_SPREAD = slice(len(SUSPECTED)), len(SUSPECTED), len(SUSPECTED) + PATTERNS, 1e-6
 # Of the false positives that regions are granted, the share of all sizes together; the rest is the largest's by itself.
@@ -622,8 +622,9 @@ class Verified:
         The hottest region was restored first (`cool`); then it is what is `decisive` between the picture and its
         restoration, grown where that keeps the class: what is left at a trigger's rim carries the class, and the
         inpainter would draw the trigger again from it. A better restoration tells more truly what decides, so that it
-        is asked again, each time a little beyond the last region, until the class is another one and the same twice.
-        The surest of all answers counts.
+        is asked again until the class is another one and the same twice, and each time, but for a first region that
+        changed the class, of a restoration that goes a little beyond the last: what stays of a trigger there, nothing
+        else would mark. The surest of all answers counts.
         """
 
         def restore(rows: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -633,10 +634,13 @@ class Verified:
         rows = torch.arange(len(images), device=images.device)
         last, best = cooled, tuple(one.clone() for one in cooled)
         radius = max(1, round(GROWN * min(images.shape[2:])))
+        beyond = cooled[2].argmax(1) == labels
         for share in DECISIVE if self.without != "refinement" else ():
-            _, masks, logits = (one[rows] for one in last)
-            around = self.inpainter(images[rows], dilate(masks, radius))
-            marked = decisive(model, images[rows], around, labels[rows], _rival(logits, labels[rows]), share)
+            restored, masks, logits = (one[rows] for one in last)
+            wide = beyond[rows].nonzero()[:, 0]
+            if len(wide):
+                restored[wide] = self.inpainter(images[rows[wide]], dilate(masks[wide], BEYOND * radius))
+            marked = decisive(model, images[rows], restored, labels[rows], _rival(logits, labels[rows]), share)
             nothing = ~marked.flatten(1).any(1)
             marked[nothing] = masks[nothing]
             _replace(last, rows, restore(rows, marked))
@@ -650,6 +654,7 @@ class Verified:
             rows = rows[(found == labels[rows]) | (found != logits.argmax(1))]
             if not len(rows):
                 break
+            beyond[rows] = True
         rows = places.flatten(1).any(1).nonzero()[:, 0]
         if len(rows):
             _prefer(best, rows, restore(rows, places[rows]), labels)
