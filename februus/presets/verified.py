@@ -22,6 +22,7 @@ from februus.localizers.gradient_x_activation import GradientXActivation
 from februus.masks import dilate, top_fraction
 from februus.models.modes import evaluation_mode, recorded_outputs
 from februus.priors import Prior, scan
+from februus.restorers.cosine_threshold import CosineThreshold
 from februus.restorers.guided_filter import GuidedFilter
 from februus.restorers.jpeg import Jpeg
 from februus.restorers.notch import Notch
@@ -38,17 +39,17 @@ SUSPECTED = (0.03, 0.1, 0.25)
 # it, and the look at the whole picture, do not clear.
 LOOKED_AT = 2
 UNCLEARED = 0.15
-# What takes waves and the like off a picture, so that they are seen, and what takes one off that stands out; how flat
-# a picture is made where that does not do, as weights of `TotalVariation` in shares of the picture's side.
+# What takes waves and the like off a picture, so that they are seen, and what takes one off that stands out; where that
+# does not do, what takes off noise, and how flat a picture is made: `TotalVariation`, weights in shares of its side.
 SMOOTHER, STILLER = GuidedFilter(), Notch()
 PATTERNS = 2
-FLATTENED = (1 / 640, 1 / 320, 1 / 160)
+DENOISED, FLATTENED = (0.12, 0.2, 0.3), (1 / 640, 1 / 320, 1 / 160)
 # Pictures that a region is put on; how many of them may acquit it, and how many convict, before the others are asked.
 PROBES, ACQUITTING, CONVICTING = 5, 2, 4
 # How far what decides between a picture and its restoration is smoothed, as a share of the picture's side; from which
 # share of the highest value on it is removed, first and each time that the class was not settled; by which share of
-# the side it is grown where that keeps the class, and how often at most; by how many times as much, to look beyond it.
-SMOOTHED, DECISIVE, GROWN, GROWTHS, BEYOND = 1 / 16, (0.2, 0.1, 0.05, 0.05), 1 / 32, 3, 2
+# the side it is grown where that keeps the class, and how often at most.
+SMOOTHED, DECISIVE, GROWN, GROWTHS = 1 / 16, (0.2, 0.1, 0.05, 0.05), 1 / 32, 3
 # Where regions, patterns and a known place stand in the resistance of the probes; the least spread there.
 REGIONS, PATTERNED, KNOWN, LEAST_SPREAD = slice(len(SUSPECTED)), len(SUSPECTED), len(SUSPECTED) + PATTERNS, 1e-6
 # Of the false positives that regions are granted, the share of all sizes together; the rest is the largest's by itself.
@@ -135,7 +136,7 @@ class Verified:
     inpainted, again and again until the class is another one and stays so. Where no small region explains the class and
     the noise that re-encoding takes off brings the class along when it is added to reference pictures, or where the
     waves that smoothing takes off outside the hottest quarter do so, the trigger is diffuse: the picture is re-encoded
-    and, where that leaves the class, rid of the wave that stands out, or made flat.
+    and, where that leaves the class, rid of the wave that stands out, or of all that is weak, or made flat.
 
     First looks clear most pictures for the price of a backward and three forwards: one region on one other picture
     beside the concentration of the heat, and what is faint, all over the picture, added to one other picture beside how
@@ -572,7 +573,11 @@ class Verified:
         side = min(images.shape[2:])
         restored = encoded.clone()
         logits = answer(model, restored, batch_size=batch_size)
-        further: list[Restorer] = [STILLER, *(TotalVariation(weight=share * side) for share in FLATTENED)]
+        further: list[Restorer] = [
+            STILLER,
+            *(CosineThreshold(threshold=threshold) for threshold in DENOISED),
+            *(TotalVariation(weight=share * side) for share in FLATTENED),
+        ]
         for restorer in further:
             rows = (logits.argmax(1) == labels).nonzero()[:, 0]
             if len(rows):
@@ -622,9 +627,7 @@ class Verified:
         The hottest region was restored first (`cool`); then it is what is `decisive` between the picture and its
         restoration, grown where that keeps the class: what is left at a trigger's rim carries the class, and the
         inpainter would draw the trigger again from it. A better restoration tells more truly what decides, so that it
-        is asked again until the class is another one and the same twice, and each time, but for a first region that
-        changed the class, of a restoration that goes a little beyond the last: what stays of a trigger there, nothing
-        else would mark. The surest of all answers counts.
+        is asked again, until the class is another one and the same twice. The surest of all answers counts.
         """
 
         def restore(rows: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -634,12 +637,8 @@ class Verified:
         rows = torch.arange(len(images), device=images.device)
         last, best = cooled, tuple(one.clone() for one in cooled)
         radius = max(1, round(GROWN * min(images.shape[2:])))
-        beyond = cooled[2].argmax(1) == labels
         for share in DECISIVE if self.without != "refinement" else ():
             restored, masks, logits = (one[rows] for one in last)
-            wide = beyond[rows].nonzero()[:, 0]
-            if len(wide):
-                restored[wide] = self.inpainter(images[rows[wide]], dilate(masks[wide], BEYOND * radius))
             marked = decisive(model, images[rows], restored, labels[rows], _rival(logits, labels[rows]), share)
             nothing = ~marked.flatten(1).any(1)
             marked[nothing] = masks[nothing]
@@ -654,7 +653,6 @@ class Verified:
             rows = rows[(found == labels[rows]) | (found != logits.argmax(1))]
             if not len(rows):
                 break
-            beyond[rows] = True
         rows = places.flatten(1).any(1).nonzero()[:, 0]
         if len(rows):
             _prefer(best, rows, restore(rows, places[rows]), labels)

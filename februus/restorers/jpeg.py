@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as transforms
 
 from februus.checks import check_images, check_range
+from februus.restorers._spinning import BLOCK, spun
 
 __all__ = ["Jpeg"]
-
-BLOCK = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +36,9 @@ class Jpeg:
     def __call__(self, images: Tensor) -> Tensor:
         """Return re-encoded pictures (N, 3, H, W)."""
         check_images(images)
-        height, width = images.shape[2:]
-        padded = F.pad(images, (BLOCK,) * 4, mode="reflect").mul(255).round().to("cpu", torch.uint8)
-        total = torch.zeros_like(images)
-        # The grid starts at the upper left corner of what is encoded: cut off some rows and columns, and it moves.
-        for top, left in product((BLOCK * step // self.places for step in range(self.places)), repeat=2):
-            decoded = transforms.jpeg(padded[:, :, top:, left:], self.quality)
-            total += decoded[:, :, BLOCK - top :, BLOCK - left :][:, :, :height, :width].to(images.device) / 255
-        return total / self.places**2
+
+        def encode(part: Tensor) -> Tensor:
+            encoded: Tensor = transforms.jpeg(part.to("cpu", torch.uint8), self.quality)
+            return encoded.to(images)
+
+        return spun(images.mul(255).round(), self.places, encode) / 255
