@@ -64,5 +64,5 @@ def test_it_takes_a_fine_trigger_away(trained_toy: Normalized, toy_test: Dataset
 def test_settings() -> None:
     assert create("presets", "everywhere:restorer=median") == Everywhere(restorer=Median())
     assert Everywhere().inpainter is None
-    with pytest.raises(ValueError, match=r"restorer: expected one of blur, flip, .*, got 'magic'"):
+    with pytest.raises(ValueError, match=r"restorer: expected one of blur, cosine-threshold, flip, .*, got 'magic'"):
         create("presets", "everywhere:restorer=magic")
