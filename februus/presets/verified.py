@@ -35,10 +35,10 @@ __all__ = ["Verified"]
 
 # Regions that are put on other pictures, as shares of the picture's area; the smallest is removed first.
 SUSPECTED = (0.03, 0.1, 0.25)
-# Which of the suspected regions the first look puts on one other picture, and the share of the reference pictures that
-# it, and the look at the whole picture, do not clear.
-LOOKED_AT = 2
-UNCLEARED = 0.15
+# The first looks at regions: which of the suspected ones is put on which other picture, and the share of the reference
+# pictures that this one and those before it do not clear; that share of the look at the whole picture.
+LOOKS = ((2, 0), (1, 1))
+UNCLEARED, UNCLEARED_WHOLE = (0.3, 0.12), 0.15
 # What takes waves and the like off a picture, so that they are seen, and what takes one off that stands out; where that
 # does not do, what takes off noise, and how flat a picture is made: `TotalVariation`, weights in shares of its side.
 SMOOTHER, STILLER = GuidedFilter(), Notch()
@@ -71,10 +71,10 @@ class Calibration:
         logits: the model's answer to them (P, C), by which another model is told apart.
         resistance: of the probes: mean and standard deviation of the margins with which innocent pictures carry their
             class to each of them (2, E, P), for each of `SUSPECTED`, the noise, the waves and a known place.
-        suspicious: surprise up to which the first look clears a picture.
+        suspicious: surprise up to which each first look, with those before it, clears a picture.
         faint: surprise up to which the look at what was taken off the whole picture clears it.
         glancing: which of the probes that look asks.
-        look: margin with which an innocent region carries its class to one other picture.
+        looks: margin with which an innocent region carries its class to the one other picture of each first look.
         concentration: of innocent heat in the smallest of `SUSPECTED`.
         glance: margin with which what is faint on innocent pictures carries its class to one other picture.
         prominence: of the wave that stands out of innocent pictures.
@@ -89,10 +89,10 @@ class Calibration:
     probes: Tensor
     logits: Tensor
     resistance: Tensor
-    suspicious: float
+    suspicious: tuple[float, ...]
     faint: float
     glancing: int
-    look: Tail
+    looks: tuple[Tail, ...]
     concentration: Tail
     glance: Tail
     prominence: Tail
@@ -139,8 +139,8 @@ class Verified:
     and, where that leaves the class, rid of the wave that stands out, or of all that is weak, or made flat.
 
     First looks clear most pictures for the price of a backward and three forwards: one region on one other picture
-    beside the concentration of the heat, and what is faint, all over the picture, added to one other picture beside how
-    far a wave stands out of the spectrum.
+    beside the concentration of the heat, another one on another picture where that leaves doubt, and what is faint, all
+    over the picture, added to one other picture beside how far a wave stands out of the spectrum.
 
     A score is ``-log10`` of the share of innocent pictures that look as suspicious, by a law fitted to the reference
     pictures alone; a picture is flagged from ``-log10(false_positive_rate)`` on. A picture that is not flagged comes
@@ -218,16 +218,17 @@ class Verified:
         agreed = consensus(relative)
         carried, left, placed = agreed.tensor_split((PATTERNED, KNOWN), 1)
         # The probe that goes most with what all of them say is asked first.
-        ranks = _agreement(relative[:, LOOKED_AT], agreed[:, LOOKED_AT]).argsort(descending=True, stable=True)
+        largest = LOOKS[0][0]
+        ranks = _agreement(relative[:, largest], agreed[:, largest]).argsort(descending=True, stable=True)
         probes, resistance, glances = jury[ranks], resistance[..., ranks], glances[:, ranks]
-        looks = brought[:, LOOKED_AT, ranks[0]]
+        looked = torch.stack([brought[:, place, ranks[rank]] for place, rank in LOOKS], 1)
         glancing = int(_agreement(glances, left.amax(1)).argmax())
         answers = answer(model, probes, batch_size=batch_size)
 
         def law(values: Tensor, *, short: bool = False) -> Law:
             return Law.fit(values, predicted, answers.shape[1], short=short)
 
-        look, gathering = Tail.fit(looks), Tail.fit(gathered)
+        looks, gathering = tuple(map(Tail.fit, looked.unbind(1))), Tail.fit(gathered)
         alone, lost = (tuple(map(law, values.unbind(1))) for values in (left, flipped))
         # The largest counts by itself, too.
         sizes = (*map(law, carried[:, :-1].unbind(1)), law(carried[:, -1], short=True))
@@ -238,17 +239,20 @@ class Verified:
                 for place in range(PATTERNS)
             ),
         ]
-        suspicious = self._suspicion(gathering, look, gathered, looks).quantile(1 - UNCLEARED).item()
+        suspicion = self._suspicion(gathering, looks[0], gathered, looked[:, 0])
+        suspicious = suspicion.quantile(1 - UNCLEARED[0]).item()
+        further = (suspicion + looks[1].surprise(looked[:, 1].double()))[suspicion >= suspicious]
+        thresholds = suspicious, further.quantile(1 - UNCLEARED[1] / UNCLEARED[0]).item()
         glance, prominence = Tail.fit(glances[:, glancing]), Tail.fit(standing)
-        faint = self._suspicion(prominence, glance, standing, glances[:, glancing]).quantile(1 - UNCLEARED).item()
+        faint = self._suspicion(prominence, glance, standing, glances[:, glancing]).quantile(1 - UNCLEARED_WHOLE).item()
         calibration = Calibration(
             probes=probes,
             logits=answers,
             resistance=resistance,
-            suspicious=-math.inf if self.without == "first-look" else suspicious,
+            suspicious=(-math.inf, -math.inf) if self.without == "first-look" else thresholds,
             glancing=glancing,
             faint={"first-look": -math.inf, "whole": math.inf}.get(self.without or "", faint),
-            look=look,
+            looks=looks,
             concentration=gathering,
             glance=glance,
             prominence=prominence,
@@ -278,7 +282,7 @@ class Verified:
             ValueError: if there is none.
         """
         calibration = self.calibrated()
-        first = (calibration.look, calibration.concentration, calibration.glance, calibration.prominence)
+        first = (calibration.concentration, calibration.glance, calibration.prominence, *calibration.looks)
         tails = (*first, *(law.tail for law in calibration.laws))
         return {
             **(calibration.prior.tensors() if calibration.prior else {}),
@@ -286,7 +290,7 @@ class Verified:
             "logits": calibration.logits,
             "resistance": calibration.resistance,
             "first_looks": torch.tensor(
-                [calibration.suspicious, calibration.faint, calibration.glancing], dtype=torch.float64
+                [*calibration.suspicious, calibration.faint, calibration.glancing], dtype=torch.float64
             ),
             "tails": torch.tensor(
                 [(tail.start, tail.scale, tail.count, tail.shape) for tail in tails], dtype=torch.float64
@@ -310,32 +314,32 @@ class Verified:
         prior = Prior.from_tensors(state) if "mask" in state else None
         explanations = 1 + PATTERNS
         laws, classes = len(SUSPECTED) + PATTERNS + 2 * explanations + bool(prior), shapes["frequencies"]
-        fits = shapes["laws"] == (laws, 2, *classes) and shapes["tails"] == (4 + laws, 4)
+        fits = shapes["laws"] == (laws, 2, *classes) and shapes["tails"] == (3 + len(LOOKS) + laws, 4)
         fits = fits and shapes["resistance"] == (2, KNOWN + 1, *shapes["probes"][:1])
-        if not fits or len(classes) != 1 or shapes["first_looks"] != (3,) or len(shapes["probes"]) != 4:
+        if not fits or len(classes) != 1 or shapes["first_looks"] != (len(LOOKS) + 2,) or len(shapes["probes"]) != 4:
             raise mismatch("calibration", "tensors as `Purifier.save` writes them", shapes)
         device = next(model.parameters()).device
         probes, logits = state["probes"].to(device), state["logits"].to(device)
         found = answer(model, probes, batch_size=len(probes))
         if found.shape != logits.shape or not torch.allclose(found, logits, rtol=SAME, atol=SAME):
             raise mismatch("model", "the one that the purifier was fitted to", "one that answers otherwise")
-        suspicious, faint, glancing = state["first_looks"].tolist()
-        look, gathering, glance, prominence, *tails = (
+        *suspicious, faint, glancing = state["first_looks"].tolist()
+        gathering, glance, prominence, *tails = (
             Tail(start=start, scale=scale, count=int(count), shape=shape)
             for start, scale, count, shape in state["tails"].tolist()
         )
         each = iter(
             Law(frequencies=state["frequencies"], places=places, spreads=spreads, tail=tail)
-            for (places, spreads), tail in zip(state["laws"], tails, strict=True)
+            for (places, spreads), tail in zip(state["laws"], tails[len(LOOKS) :], strict=True)
         )
         calibration = Calibration(
             probes=probes,
             logits=logits,
             resistance=state["resistance"].to(device),
-            suspicious=suspicious,
+            suspicious=tuple(suspicious),
             faint=faint,
             glancing=int(glancing),
-            look=look,
+            looks=tuple(tails[: len(LOOKS)]),
             concentration=gathering,
             glance=glance,
             prominence=prominence,
@@ -458,10 +462,17 @@ class Verified:
             raise mismatch("images", expected, tuple(images.shape))
         heatmaps, heat, before = self.locate(model, images)
         labels, gathered = before.argmax(1), concentration(heat, SUSPECTED[0])
-        looks = look_at_region(model, images, heat, labels, probes[:1], batch_size=batch_size)[:, 0]
-        suspicion = self._suspicion(calibration.concentration, calibration.look, gathered, looks)
+        looks = images.new_zeros(len(images), len(LOOKS))
+        looks[:, 0] = look_at_region(0, model, images, heat, labels, probes, batch_size=batch_size)
+        suspicion = self._suspicion(calibration.concentration, calibration.looks[0], gathered, looks[:, 0])
         by_prior, known = self._judge_place(model, images, labels, probes, batch_size=batch_size)
-        focused = ((suspicion >= calibration.suspicious) | (by_prior >= self.threshold)).nonzero()[:, 0]
+        known_before = by_prior >= self.threshold
+        cleared = suspicion - calibration.suspicious[0]
+        rows = ((cleared >= 0) | known_before).nonzero()[:, 0]
+        looks[rows, 1] = look_at_region(1, model, images[rows], heat[rows], labels[rows], probes, batch_size=batch_size)
+        further = suspicion[rows] + calibration.looks[1].surprise(looks[rows, 1].double())
+        cleared[rows] = further - calibration.suspicious[1]
+        focused = ((cleared >= 0) | known_before).nonzero()[:, 0]
         noise, waves = self.patterns(images, heat)
         glanced = probes[calibration.glancing, None]
         glances = look_at_whole(model, (noise, waves), heat, labels, glanced, batch_size=batch_size)[:, 0]
@@ -518,7 +529,7 @@ class Verified:
                 batch_size=batch_size,
             )
         examined = by_region.isfinite() | by_whole.isfinite()
-        scores = torch.where(examined, torch.maximum(by_region, by_whole), suspicion - calibration.suspicious)
+        scores = torch.where(examined, torch.maximum(by_region, by_whole), cleared)
         flagged = regional | diffuse
         stages = ("locate", "verify", "classify")
         return Purified(
@@ -660,11 +671,12 @@ class Verified:
 
 
 def look_at_region(
-    model: nn.Module, images: Tensor, heat: Tensor, labels: Tensor, probes: Tensor, *, batch_size: int
+    which: int, model: nn.Module, images: Tensor, heat: Tensor, labels: Tensor, probes: Tensor, *, batch_size: int
 ) -> Tensor:
-    """Return how surely a large region carries its class to each probe (N, P)."""
-    mask = top_fraction(heat, SUSPECTED[LOOKED_AT])
-    return transplant(model, images * mask, mask, labels, probes, batch_size=batch_size)
+    """Return how surely the region of one of `LOOKS` carries its class to its probe (N,)."""
+    place, probe = LOOKS[which]
+    mask = top_fraction(heat, SUSPECTED[place])
+    return transplant(model, images * mask, mask, labels, probes[probe, None], batch_size=batch_size)[:, 0]
 
 
 def look_at_whole(
@@ -694,14 +706,18 @@ def carried_by_regions(
 ) -> Tensor:
     """Return how surely the hottest region of each size carries its class to each probe (N, S, P).
 
-    What `look_at_region` found of the first probe is not asked again where it is given.
+    What `look_at_region` found (N, L) is not asked again where it is given; ``probes`` are then the first.
     """
     found = []
     for place, size in enumerate(SUSPECTED):
-        known = looks[:, None] if looks is not None and place == LOOKED_AT else images.new_empty(len(images), 0)
-        mask, asked = top_fraction(heat, size), probes[known.shape[1] :]
-        margin = transplant(model, images * mask, mask, labels, asked, batch_size=batch_size)
-        found.append(torch.cat([known, margin], 1))
+        known = {probe: looks[:, which] for which, (at, probe) in enumerate(LOOKS) if looks is not None and at == place}
+        asked = [probe for probe in range(len(probes)) if probe not in known]
+        mask = top_fraction(heat, size)
+        margin = images.new_empty(len(images), len(probes))
+        margin[:, asked] = transplant(model, images * mask, mask, labels, probes[asked], batch_size=batch_size)
+        for probe, look in known.items():
+            margin[:, probe] = look
+        found.append(margin)
     return torch.stack(found, 1)
 
 

@@ -26,7 +26,7 @@ from februus.presets.verified import (
     CONVICTING,
     DECISIVE,
     GROWTHS,
-    LOOKED_AT,
+    LOOKS,
     PARTS,
     PROBES,
     REGIONS,
@@ -34,6 +34,7 @@ from februus.presets.verified import (
     Verified,
     carried_by_regions,
     decisive,
+    look_at_region,
 )
 from februus.priors import Prior
 from februus.purifier import Purifier
@@ -389,10 +390,39 @@ def test_the_probe_that_goes_with_all_of_them_is_asked_first(patched: Case) -> N
     relative = calibration.against(brought, REGIONS)
     torch.testing.assert_close(relative.std(0), torch.ones_like(usual), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(calibration.against(brought[..., 1:3], REGIONS, slice(1, 3)), relative[..., 1:3])
-    largest = relative[:, LOOKED_AT]
+    largest = relative[:, LOOKS[0][0]]
     goes = torch.corrcoef(torch.cat([consensus(largest)[:, None], largest], 1).T)[0, 1:]
     assert (goes.diff() <= 1e-3).all()
     assert goes[0] > goes[-1]
+
+
+def test_what_first_looks_found_is_not_asked_again(patched: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands where it was asked for, and the other margins are as they were."""
+    preset, images = verified(patched.purifier), patched.mixed()[:6]
+    probes = preset.calibrated().probes
+    _, heat, logits = preset.locate(patched.model, images)
+    given = (patched.model, images, heat, logits.argmax(1), probes[:2])
+    asked = carried_by_regions(*given, batch_size=64)
+    for which, (place, probe) in enumerate(LOOKS):
+        found = look_at_region(which, *given, batch_size=64)
+        torch.testing.assert_close(found, asked[:, place, probe])
+    count = 0
+    put = module.transplant
+
+    def counting(*args: Any, **options: Any) -> Tensor:
+        nonlocal count
+        found: Tensor = put(*args, **options)
+        count += found.numel()
+        return found
+
+    monkeypatch.setattr(module, "transplant", counting)
+    looks = torch.tensor([100.0, 200.0]).expand(len(images), 2)
+    known = carried_by_regions(*given, looks, batch_size=64)
+    assert count == asked.numel() - looks.numel()
+    for value, (place, probe) in zip((100, 200), LOOKS, strict=True):
+        assert (known[:, place, probe] == value).all()
+        known[:, place, probe] = asked[:, place, probe]
+    torch.testing.assert_close(known, asked)
 
 
 def test_waves_are_not_asked_for_where_noise_explains_the_class(diffuse: Case, monkeypatch: pytest.MonkeyPatch) -> None:
