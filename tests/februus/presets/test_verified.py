@@ -844,16 +844,19 @@ def known(toy_trigger: Patch, tmp_path: Path) -> Path:
 
 
 def test_a_prior_accuses_pictures_of_its_class_alone(patched: Case, known: Path) -> None:
-    informed = Purifier.for_model(patched.model, patched.reference, inpainter="telea", prior=str(known))
+    # Without first looks, so that all pictures are examined.
+    options = {"inpainter": "telea", "without": "first-look"}
+    plain = Purifier.for_model(patched.model, patched.reference, **options)
+    informed = Purifier.for_model(patched.model, patched.reference, prior=str(known), **options)
     images = patched.mixed()
-    before, after = patched.purifier(images), informed(images)
+    before, after = plain(images), informed(images)
     assert informed.preset.calibration.prior.label == 0  # type: ignore[attr-defined]
     triggered = torch.arange(len(images)) % 2 == 1
     assert after.flagged[triggered].float().mean() >= before.flagged[triggered].float().mean()
     assert (after.labels[triggered] != 0).float().mean() > 0.9
     # Three explanations share the rate: nobody else looks more suspicious than before.
     others = before.logits_before.argmax(1) != 0
-    assert (after.scores[others] <= before.scores[others] + 1e-6).all()
+    assert (after.scores[others] <= before.scores[others] + 1e-3).all()
     innocent = informed(patched.clean.floats())
     assert innocent.flagged.float().mean() < 0.05
 
