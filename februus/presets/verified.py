@@ -466,13 +466,14 @@ class Verified:
         looks[:, 0] = look_at_region(0, model, images, heat, labels, probes, batch_size=batch_size)
         suspicion = self._suspicion(calibration.concentration, calibration.looks[0], gathered, looks[:, 0])
         by_prior, known = self._judge_place(model, images, labels, probes, batch_size=batch_size)
-        known_before = by_prior >= self.threshold
-        cleared = suspicion - calibration.suspicious[0]
-        rows = ((cleared >= 0) | known_before).nonzero()[:, 0]
-        looks[rows, 1] = look_at_region(1, model, images[rows], heat[rows], labels[rows], probes, batch_size=batch_size)
-        further = suspicion[rows] + calibration.looks[1].surprise(looks[rows, 1].double())
-        cleared[rows] = further - calibration.suspicious[1]
-        focused = ((cleared >= 0) | known_before).nonzero()[:, 0]
+        accused = by_prior >= self.threshold
+        # How far beyond what clears it a picture looked, at the last look that it took.
+        doubt = suspicion - calibration.suspicious[0]
+        left = ((doubt >= 0) | accused).nonzero()[:, 0]
+        looks[left, 1] = look_at_region(1, model, images[left], heat[left], labels[left], probes, batch_size=batch_size)
+        both = suspicion[left] + calibration.looks[1].surprise(looks[left, 1].double())
+        doubt[left] = both - calibration.suspicious[1]
+        focused = ((doubt >= 0) | accused).nonzero()[:, 0]
         noise, waves = self.patterns(images, heat)
         glanced = probes[calibration.glancing, None]
         glances = look_at_whole(model, (noise, waves), heat, labels, glanced, batch_size=batch_size)[:, 0]
@@ -529,7 +530,7 @@ class Verified:
                 batch_size=batch_size,
             )
         examined = by_region.isfinite() | by_whole.isfinite()
-        scores = torch.where(examined, torch.maximum(by_region, by_whole), cleared)
+        scores = torch.where(examined, torch.maximum(by_region, by_whole), doubt)
         flagged = regional | diffuse
         stages = ("locate", "verify", "classify")
         return Purified(

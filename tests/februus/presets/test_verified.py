@@ -856,7 +856,7 @@ def test_a_prior_accuses_pictures_of_its_class_alone(patched: Case, known: Path)
     assert (after.labels[triggered] != 0).float().mean() > 0.9
     # Three explanations share the rate: nobody else looks more suspicious than before.
     others = before.logits_before.argmax(1) != 0
-    assert (after.scores[others] <= before.scores[others] + 1e-3).all()
+    assert (after.scores[others] <= before.scores[others] + 1e-6).all()
     innocent = informed(patched.clean.floats())
     assert innocent.flagged.float().mean() < 0.05
 

@@ -28,10 +28,10 @@ def test_a_flat_picture_is_unchanged_and_so_is_one_that_is_strong_everywhere() -
 def test_one_place_on_paper() -> None:
     """A block that holds one wave keeps it above the threshold and loses it below."""
     steps = torch.arange(8)
-    wave = torch.cos(torch.pi * (2 * steps + 1) * 3 / 16) * 0.5  # the fourth of the transform; its coefficient is 4 a
+    wave = torch.cos(torch.pi * (2 * steps + 1) * 3 / 16) * 0.5  # the fourth of the transform; a: half a height
     for height, kept in ((0.051, True), (0.049, False)):
         image = (0.5 + height * wave.repeat(2)[:, None]).expand(1, 3, 16, 16).contiguous()
-        # Brightness has sqrt(3) times the coefficient of each colour.
+        # The coefficient of a * cos in one colour is 4 * sqrt(2) * a, in the brightness of three sqrt(3) times that.
         restored = CosineThreshold(threshold=0.05 * 4 * 3**0.5 * 0.5 * 2**0.5, places=1)(image)
         expected = image if kept else torch.full_like(image, 0.5)
         torch.testing.assert_close(restored, expected, atol=1e-5, rtol=0)
