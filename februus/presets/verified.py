@@ -24,7 +24,6 @@ from februus.models.modes import evaluation_mode, recorded_outputs
 from februus.priors import Prior, scan
 from februus.restorers.cosine_threshold import CosineThreshold
 from februus.restorers.guided_filter import GuidedFilter
-from februus.restorers.jpeg import Jpeg
 from februus.restorers.notch import Notch
 from februus.restorers.total_variation import TotalVariation
 from februus.seeds import seeded
@@ -38,12 +37,13 @@ SUSPECTED = (0.03, 0.1, 0.25)
 # The first looks at regions: which of the suspected ones is put on which other picture, and the share of the reference
 # pictures that this one and those before it do not clear; that share of the look at the whole picture.
 LOOKS = ((2, 0), (1, 1))
-UNCLEARED, UNCLEARED_WHOLE = (0.3, 0.12), 0.15
+UNCLEARED, UNCLEARED_WHOLE = (0.3, 0.12), 0.12
 # What takes waves and the like off a picture, so that they are seen, and what takes one off that stands out; where that
-# does not do, what takes off noise, and how flat a picture is made: `TotalVariation`, weights in shares of its side.
+# does not do, what takes more noise off, and how flat a picture is made: `TotalVariation`, weights in shares of its
+# side.
 SMOOTHER, STILLER = GuidedFilter(), Notch()
 PATTERNS = 2
-DENOISED, FLATTENED = (0.12, 0.2, 0.3), (1 / 640, 1 / 320, 1 / 160)
+DENOISED, FLATTENED = (0.2, 0.3), (1 / 640, 1 / 320, 1 / 160)
 # Pictures that a region is put on; how many of them may acquit it, and how many convict, before the others are asked.
 PROBES, ACQUITTING, CONVICTING = 5, 2, 4
 # How far what decides between a picture and its restoration is smoothed, as a share of the picture's side; from which
@@ -134,9 +134,9 @@ class Verified:
     of that size do not reach (the test of SentiNet, Chou et al. 2020, arXiv 1812.00292, measured in logits), and takes
     it away more surely when it is removed. *Remove, restore*: what decides between the picture and its restoration is
     inpainted, again and again until the class is another one and stays so. Where no small region explains the class and
-    the noise that re-encoding takes off brings the class along when it is added to reference pictures, or where the
-    waves that smoothing takes off outside the hottest quarter do so, the trigger is diffuse: the picture is re-encoded
-    and, where that leaves the class, rid of the wave that stands out, or of all that is weak, or made flat.
+    the noise, what is weak in the cosine transform, brings the class along when it is added to reference pictures, or
+    where the waves that smoothing takes off outside the hottest quarter do so, the trigger is diffuse: the noise is
+    taken off and, where that leaves the class, the wave that stands out, or more noise, or the picture is made flat.
 
     First looks clear most pictures for the price of a backward and three forwards: one region on one other picture
     beside the concentration of the heat, another one on another picture where that leaves doubt, and what is faint, all
@@ -165,7 +165,7 @@ class Verified:
     false_positive_rate: float = 0.005
     localizer: Localizer = field(default_factory=GradientXActivation)
     inpainter: Inpainter = field(default_factory=Gan)
-    restorer: Restorer = field(default_factory=Jpeg)
+    restorer: Restorer = field(default_factory=CosineThreshold)
     prior: str | None = None
     seed: int = 0
     without: str | None = None
@@ -200,7 +200,7 @@ class Verified:
                 labels,
                 concentration(heat, SUSPECTED[0]),
                 STILLER.prominence(images),
-                look_at_whole(model, patterns, heat, labels, jury, batch_size=batch_size),
+                look_at_whole(model, patterns, labels, jury, batch_size=batch_size),
                 torch.cat(
                     [
                         carried_by_regions(model, images, heat, labels, jury, batch_size=batch_size),
@@ -409,8 +409,8 @@ class Verified:
 
         A patch is in the heat: what still carries the class without that part of the picture is no patch.
         """
-        encoded, outside = self.restorer(images), 1 - top_fraction(heat, SUSPECTED[-1])
-        return Pattern(images - encoded, encoded), Pattern((images - SMOOTHER(images)) * outside, STILLER(images))
+        still, outside = self.restorer(images), 1 - top_fraction(heat, SUSPECTED[-1])
+        return Pattern(images - still, still), Pattern((images - SMOOTHER(images)) * outside, STILLER(images))
 
     def cool(self, model: nn.Module, images: Tensor, heat: Tensor, *, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
         """Restore the smallest suspected region; returns pictures, masks (N, 1, H, W) and the model's logits."""
@@ -476,7 +476,7 @@ class Verified:
         focused = ((doubt >= 0) | accused).nonzero()[:, 0]
         noise, waves = self.patterns(images, heat)
         glanced = probes[calibration.glancing, None]
-        glances = look_at_whole(model, (noise, waves), heat, labels, glanced, batch_size=batch_size)[:, 0]
+        glances = look_at_whole(model, (noise, waves), labels, glanced, batch_size=batch_size)[:, 0]
         standing = STILLER.prominence(images)
         doubted = self._suspicion(calibration.prominence, calibration.glance, standing, glances) >= calibration.faint
         cooled = (images.clone(), torch.zeros_like(heat), before.clone())
@@ -505,17 +505,17 @@ class Verified:
         by_small[focused] = self.judge_sizes(carried)[:, 0]
         # What a small region explains needs no noise that explains it.
         large = torch.maximum(by_small, by_prior) < self.threshold
-        by_noise = self._judge_pattern(0, model, noise, labels, probes, doubted & large, batch_size=batch_size)
+        by_noise, still = self._judge_pattern(0, model, noise, before, probes, doubted & large, batch_size=batch_size)
         # Nor does what noise explains need waves.
         faint = doubted & (by_noise < self.threshold)
-        by_waves = self._judge_pattern(1, model, waves, labels, probes, faint, batch_size=batch_size)
+        by_waves, _ = self._judge_pattern(1, model, waves, before, probes, faint, batch_size=batch_size)
         by_region, by_whole = torch.maximum(by_region, by_prior), torch.maximum(by_noise, by_waves)
         regional, diffuse = by_region >= self.threshold, by_whole >= self.threshold
         restored, after, masks = images.clone(), before.clone(), torch.zeros_like(heat)
         spread = diffuse.nonzero()[:, 0]
         if len(spread):
             restored[spread], after[spread] = self._restore_whole(
-                model, images[spread], noise.without[spread], labels[spread], batch_size=batch_size
+                model, images[spread], noise.without[spread], still[spread], labels[spread], batch_size=batch_size
             )
             masks[spread] = 1.0
         # Where a region explains the class, too, and the whole picture keeps it, the region goes.
@@ -550,17 +550,22 @@ class Verified:
         place: int,
         model: nn.Module,
         pattern: Pattern,
-        labels: Tensor,
+        before: Tensor,
         probes: Tensor,
         asked: Tensor,
         *,
         batch_size: int,
-    ) -> Tensor:
-        """Return the surprise (N,) of one of the `patterns`; minus infinity where it is not ``asked`` for (N,)."""
-        calibration, (added, without) = self.calibrated(), pattern
+    ) -> tuple[Tensor, Tensor]:
+        """Return the surprise (N,) of one of the `patterns`, and the logits (N, C) without it.
+
+        Where it is not ``asked`` for (N,), minus infinity and the logits ``before`` (N, C).
+        """
+        calibration, (added, without), labels = self.calibrated(), pattern, before.argmax(1)
         found = torch.full((len(added),), -math.inf, dtype=torch.float64, device=added.device)
-        rows = asked.nonzero()[:, 0]
-        flipped = flip(model, without[rows], labels[rows], batch_size=batch_size)
+        after, rows = before.clone(), asked.nonzero()[:, 0]
+        if len(rows):
+            after[rows] = answer(model, without[rows], batch_size=batch_size)
+        flipped = -margins(after[rows], labels[rows])
 
         def add(which: Tensor, jury: slice) -> Tensor:
             own = rows[which]
@@ -572,19 +577,19 @@ class Verified:
 
         left = _agree(add, judge, self.threshold, len(rows))
         found[rows] = self.judge_pattern(place, left, flipped)
-        return found
+        return found, after
 
     def _restore_whole(
-        self, model: nn.Module, images: Tensor, encoded: Tensor, labels: Tensor, *, batch_size: int
+        self, model: nn.Module, images: Tensor, still: Tensor, logits: Tensor, labels: Tensor, *, batch_size: int
     ) -> tuple[Tensor, Tensor]:
         """Restore whole pictures, as gently as changes the classes ``labels`` (N,); returns pictures and logits.
 
-        ``encoded`` is what the `restorer` makes of them. Where nothing changes its class, a picture comes back as flat
-        as it may be made.
+        ``still`` is what the `restorer` makes of them, ``logits`` (N, C) what the model says of that, or of the
+        pictures where that was not asked for. Where nothing changes its class, a picture comes back as flat as it may
+        be made.
         """
         side = min(images.shape[2:])
-        restored = encoded.clone()
-        logits = answer(model, restored, batch_size=batch_size)
+        restored, logits = still.clone(), logits.clone()
         further: list[Restorer] = [
             STILLER,
             *(CosineThreshold(threshold=threshold) for threshold in DENOISED),
@@ -683,16 +688,14 @@ def look_at_region(
 def look_at_whole(
     model: nn.Module,
     patterns: tuple[Pattern, Pattern],
-    heat: Tensor,
     labels: Tensor,
     probes: Tensor,
     *,
     batch_size: int,
 ) -> Tensor:
-    """Return how surely what is faint, noise in the hottest region and waves outside, carries the class (N, P)."""
+    """Return how surely what is faint, noise and waves together, carries the class (N, P)."""
     noise, waves = patterns
-    added = noise.added * top_fraction(heat, SUSPECTED[-1]) + waves.added
-    return add_pattern(model, added, labels, probes, batch_size=batch_size)
+    return add_pattern(model, noise.added + waves.added, labels, probes, batch_size=batch_size)
 
 
 def carried_by_regions(

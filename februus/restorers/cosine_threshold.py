@@ -31,7 +31,7 @@ class CosineThreshold:
         places: of the grid along each side, 1 to 8.
     """
 
-    threshold: float = 0.2
+    threshold: float = 0.16
     places: int = 4
 
     def __post_init__(self) -> None:
@@ -50,12 +50,18 @@ class CosineThreshold:
         def restore(part: Tensor) -> Tensor:
             height, width = (side // BLOCK * BLOCK for side in part.shape[2:])
             blocks = part[:, :, :height, :width].unflatten(3, (-1, BLOCK)).unflatten(2, (-1, BLOCK))
-            found = torch.einsum("kc,ui,vj,ncaibj->nkaubv", colours, waves, waves, blocks)
+            found = torch.einsum("ui,nkaibj,vj->nkaubv", waves, blocks, waves)
             strong = found.abs() > self.threshold
             strong[:, :, :, 0, :, 0] = True  # a block's mean
-            kept = torch.einsum("kc,ui,vj,nkaubv->ncaibj", colours, waves, waves, found * strong)
+            kept = torch.einsum("ui,nkaubv,vj->nkaibj", waves, found * strong, waves)
             restored = part.clone()
             restored[:, :, :height, :width] = kept.flatten(2, 3).flatten(3)
             return restored
 
-        return spun(images, self.places, restore).clamp(0, 1)
+        restored = spun(_turned(images, colours), self.places, restore)
+        return _turned(restored, colours.T).clamp(0, 1)
+
+
+def _turned(images: Tensor, colours: Tensor) -> Tensor:
+    """Return pictures (N, 3, H, W) in other colours, the rows of ``colours`` (3, 3)."""
+    return torch.einsum("kc,nchw->nkhw", colours, images)
