@@ -44,14 +44,24 @@ UNCLEARED, UNCLEARED_WHOLE = (0.3, 0.12), 0.12
 SMOOTHER, STILLER = GuidedFilter(), Notch()
 PATTERNS = 2
 DENOISED, FLATTENED = (0.2, 0.3), (1 / 640, 1 / 320, 1 / 160)
-# Pictures that a region is put on; how many of them may acquit it, and how many convict, before the others are asked.
-PROBES, ACQUITTING, CONVICTING = 5, 2, 4
+# Pictures that a region is put on, in the order in which they are asked: the first may acquit it, those with the second
+# convict it.
+PROBES = 5
+JURIES = slice(0, 2), slice(2, 4), slice(4, PROBES)
 # How far what decides between a picture and its restoration is smoothed, as a share of the picture's side; from which
 # share of the highest value on it is removed, first and each time that the class was not settled; by which share of
 # the side it is grown where that keeps the class, and how often at most.
 SMOOTHED, DECISIVE, GROWN, GROWTHS = 1 / 16, (0.2, 0.1, 0.05, 0.05), 1 / 32, 3
 # Where regions, patterns and a known place stand in the resistance of the probes; the least spread there.
 REGIONS, PATTERNED, KNOWN, LEAST_SPREAD = slice(len(SUSPECTED)), len(SUSPECTED), len(SUSPECTED) + PATTERNS, 1e-6
+# What is asked of regions, sizes and probes, until it is settled: the small ones may convict before the largest does.
+OF_REGIONS = (
+    (REGIONS, JURIES[0]),
+    (slice(0, 2), JURIES[1]),
+    (slice(2, 3), JURIES[1]),
+    (REGIONS, JURIES[2]),
+)
+OF_OTHERS = tuple((jury,) for jury in JURIES)
 # Of the false positives that regions are granted, the share of all sizes together; the rest is the largest's by itself.
 TOGETHER = 0.8
 # What can be left out, to see what it gives.
@@ -484,13 +494,13 @@ class Verified:
             _replace(cooled, focused, self.cool(model, images[focused], heat[focused], batch_size=batch_size))
         flipped = -margins(cooled[2][focused], labels[focused])
 
-        def put_regions(which: Tensor, jury: slice) -> Tensor:
+        def put_regions(which: Tensor, sizes: slice, jury: slice) -> Tensor:
             rows = focused[which]
             known = looks[rows] if jury.start == 0 else None
             margin = carried_by_regions(
-                model, images[rows], heat[rows], labels[rows], probes[jury], known, batch_size=batch_size
+                model, images[rows], heat[rows], labels[rows], probes[jury], known, sizes, batch_size=batch_size
             )
-            return calibration.against(margin, REGIONS, jury)
+            return calibration.against(margin, sizes, jury)
 
         def judge_regions(which: Tensor, carried: Tensor) -> Tensor:
             rows = focused[which]
@@ -498,7 +508,8 @@ class Verified:
             small = self.judge_sizes(carried)[:, 0].where(doubted[rows], -math.inf)
             return torch.stack([self.judge_regions(gathered[rows], carried, flipped[which]), small], 1)
 
-        carried = _agree(put_regions, judge_regions, self.threshold, len(focused))
+        unknown = looks.new_full((len(focused), len(SUSPECTED), PROBES), math.nan)
+        carried = _agree(put_regions, judge_regions, self.threshold, unknown, OF_REGIONS)
         by_region = torch.full((len(images),), -math.inf, dtype=torch.float64, device=images.device)
         by_small = by_region.clone()
         by_region[focused] = self.judge_regions(gathered[focused], carried, flipped)
@@ -575,7 +586,7 @@ class Verified:
         def judge(which: Tensor, left: Tensor) -> Tensor:
             return self.judge_pattern(place, left, flipped[which])[:, None]
 
-        left = _agree(add, judge, self.threshold, len(rows))
+        left = _agree(add, judge, self.threshold, after.new_full((len(rows), PROBES), math.nan), OF_OTHERS)
         found[rows] = self.judge_pattern(place, left, flipped)
         return found, after
 
@@ -626,7 +637,8 @@ class Verified:
         def judge(_: Tensor, margin: Tensor) -> Tensor:
             return (known.surprise(margin) - self._chances)[:, None]
 
-        found[rows] = judge(rows, _agree(put, judge, self.threshold, len(rows)))[:, 0]
+        unknown = images.new_full((len(rows), PROBES), math.nan)
+        found[rows] = judge(rows, _agree(put, judge, self.threshold, unknown, OF_OTHERS))[:, 0]
         return found, places
 
     def _remove(
@@ -705,15 +717,16 @@ def carried_by_regions(
     labels: Tensor,
     probes: Tensor,
     looks: Tensor | None = None,
+    sizes: slice = REGIONS,
     *,
     batch_size: int,
 ) -> Tensor:
-    """Return how surely the hottest region of each size carries its class to each probe (N, S, P).
+    """Return how surely the hottest region of each of the ``sizes`` carries its class to each probe (N, S, P).
 
     What `look_at_region` found (N, L) is not asked again where it is given; ``probes`` are then the first.
     """
     found = []
-    for place, size in enumerate(SUSPECTED):
+    for place, size in tuple(enumerate(SUSPECTED))[sizes]:
         known = {probe: looks[:, which] for which, (at, probe) in enumerate(LOOKS) if looks is not None and at == place}
         asked = [probe for probe in range(len(probes)) if probe not in known]
         mask = top_fraction(heat, size)
@@ -768,29 +781,35 @@ def decisive(
 
 
 def _agree(
-    ask: Callable[[Tensor, slice], Tensor], judge: Callable[[Tensor, Tensor], Tensor], threshold: float, count: int
+    ask: Callable[..., Tensor],
+    judge: Callable[[Tensor, Tensor], Tensor],
+    threshold: float,
+    margins: Tensor,
+    questions: tuple[tuple[slice, ...], ...],
 ) -> Tensor:
-    """Return the `consensus` of the probes on ``count`` pictures, asking no more of them than settle it.
+    """Return the `consensus` of the probes on each picture (N, ...), asking no more of them than settle it.
 
-    The second lowest of few probes is at least that of all: where it is below the threshold, the others cannot lift it.
-    The lowest of all but one is at most the second lowest of all: where it reaches the threshold, the last cannot
-    change that. There the bound is returned.
+    Those that were not asked may say anything: that gives a bound from below and one from above, and where all verdicts
+    are the same with both, nothing more is asked. The lower one is returned where there is a verdict of guilty, else
+    the upper one.
 
     Args:
-        ask: which pictures and which probes -> margins (n, ..., P).
+        ask: which pictures and one of the questions -> margins (n, ..., P) of that part.
         judge: which pictures and margins (n, ...) -> surprises (n, K), higher with higher margins.
         threshold: of all surprises.
-        count: of pictures.
+        margins: (N, ..., P), NaN: what is unknown, filled here.
+        questions: parts of the margins of a picture, in the order in which they are asked; all of them are everything.
     """
-    everything = torch.arange(count)
-    margin = ask(everything, slice(0, ACQUITTING))
-    found = consensus(margin)
-    doubted = (judge(everything, found) >= threshold).any(1).nonzero()[:, 0]
-    margin = torch.cat([margin[doubted], ask(doubted, slice(ACQUITTING, CONVICTING))], -1)
-    found[doubted] = margin.amin(-1)
-    unsettled = (judge(doubted, found[doubted]) < threshold).any(1).nonzero()[:, 0]
-    margin = torch.cat([margin[unsettled], ask(doubted[unsettled], slice(CONVICTING, PROBES))], -1)
-    found[doubted[unsettled]] = consensus(margin)
+    rows, found = torch.arange(len(margins), device=margins.device), margins[..., 0].clone()
+    for question in questions:
+        part: tuple[Tensor | slice, ...] = (rows, *question)
+        margins[part] = ask(rows, *question)
+        known = margins[rows]
+        least, most = (consensus(known.where(known.isfinite(), end)) for end in (-math.inf, math.inf))
+        guilty, suspected = judge(rows, least) >= threshold, judge(rows, most) >= threshold
+        convicted = guilty.any(1).view(-1, *(1,) * (found.ndim - 1))
+        found[rows] = torch.where(convicted, least, most)
+        rows = rows[(guilty != suspected).any(1)]
     return found
 
 
