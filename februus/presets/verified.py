@@ -37,7 +37,7 @@ SUSPECTED = (0.03, 0.1, 0.25)
 # The first looks at regions: which of the suspected ones is put on which other picture, and the share of the reference
 # pictures that this one and those before it do not clear; that share of the look at the whole picture.
 LOOKS = ((2, 0), (1, 1))
-UNCLEARED, UNCLEARED_WHOLE = (0.3, 0.12), 0.18
+UNCLEARED, UNCLEARED_WHOLE = (0.3, 0.12), 0.12
 # What takes waves and the like off a picture, so that they are seen, and what takes one off that stands out; where that
 # does not do, what takes more noise off, and how flat a picture is made: `TotalVariation`, weights in shares of its
 # side.
