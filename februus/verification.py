@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +13,7 @@ from februus.checks import mismatch
 from februus.masks import top_fraction
 from februus.models.modes import evaluation_mode
 
-__all__ = ["Law", "Tail", "answer", "concentration", "consensus", "flip", "margins", "transplant"]
+__all__ = ["Law", "Tail", "answer", "concentration", "consensus", "flip", "margins", "settle", "transplant"]
 
 LEAST_SHARE = 1e-3
 # How many pictures of a class it takes for its own figures to count as much as those of all classes.
@@ -84,6 +85,39 @@ def consensus(found: Tensor) -> Tensor:
     One probe may resist, or show the class anyway; it takes all to say that a region carries a class.
     """
     return found.sort(-1).values[..., 1]
+
+
+def settle(
+    ask: Callable[..., Tensor],
+    judge: Callable[[Tensor, Tensor], Tensor],
+    threshold: float,
+    margins: Tensor,
+    questions: tuple[tuple[slice, ...], ...],
+) -> Tensor:
+    """Return the `consensus` of the probes on each picture (N, ...), asking no more of them than settle it.
+
+    Those that were not asked may say anything: that gives a bound from below and one from above, and where all verdicts
+    are the same with both, nothing more is asked. The lower one is returned where there is a verdict of guilty, else
+    the upper one.
+
+    Args:
+        ask: which pictures and one of the questions -> margins (n, ..., P) of that part.
+        judge: which pictures and margins (n, ...) -> surprises (n, K), higher with higher margins.
+        threshold: of all surprises.
+        margins: (N, ..., P), NaN: what is unknown, filled here.
+        questions: parts of the margins of a picture, in the order in which they are asked; all of them are everything.
+    """
+    rows, found = torch.arange(len(margins), device=margins.device), margins[..., 0].clone()
+    for question in questions:
+        part: tuple[Tensor | slice, ...] = (rows, *question)
+        margins[part] = ask(rows, *question)
+        known = margins[rows]
+        least, most = (consensus(known.where(known.isfinite(), end)) for end in (-math.inf, math.inf))
+        guilty, suspected = judge(rows, least) >= threshold, judge(rows, most) >= threshold
+        convicted = guilty.any(1).view(-1, *(1,) * (found.ndim - 1))
+        found[rows] = torch.where(convicted, least, most)
+        rows = rows[(guilty != suspected).any(1)]
+    return found
 
 
 def concentration(heatmaps: Tensor, size: float) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -28,7 +27,7 @@ from februus.restorers.notch import Notch
 from februus.restorers.total_variation import TotalVariation
 from februus.seeds import seeded
 from februus.types import Inpainter, Localizer, Purified, Restorer
-from februus.verification import Law, Tail, answer, concentration, consensus, flip, margins, transplant
+from februus.verification import Law, Tail, answer, concentration, consensus, flip, margins, settle, transplant
 
 __all__ = ["Verified"]
 
@@ -509,7 +508,7 @@ class Verified:
             return torch.stack([self.judge_regions(gathered[rows], carried, flipped[which]), small], 1)
 
         unknown = looks.new_full((len(focused), len(SUSPECTED), PROBES), math.nan)
-        carried = _agree(put_regions, judge_regions, self.threshold, unknown, OF_REGIONS)
+        carried = settle(put_regions, judge_regions, self.threshold, unknown, OF_REGIONS)
         by_region = torch.full((len(images),), -math.inf, dtype=torch.float64, device=images.device)
         by_small = by_region.clone()
         by_region[focused] = self.judge_regions(gathered[focused], carried, flipped)
@@ -586,7 +585,7 @@ class Verified:
         def judge(which: Tensor, left: Tensor) -> Tensor:
             return self.judge_pattern(place, left, flipped[which])[:, None]
 
-        left = _agree(add, judge, self.threshold, after.new_full((len(rows), PROBES), math.nan), OF_OTHERS)
+        left = settle(add, judge, self.threshold, after.new_full((len(rows), PROBES), math.nan), OF_OTHERS)
         found[rows] = self.judge_pattern(place, left, flipped)
         return found, after
 
@@ -638,7 +637,7 @@ class Verified:
             return (known.surprise(margin) - self._chances)[:, None]
 
         unknown = images.new_full((len(rows), PROBES), math.nan)
-        found[rows] = judge(rows, _agree(put, judge, self.threshold, unknown, OF_OTHERS))[:, 0]
+        found[rows] = judge(rows, settle(put, judge, self.threshold, unknown, OF_OTHERS))[:, 0]
         return found, places
 
     def _remove(
@@ -778,39 +777,6 @@ def decisive(
     smooth: Tensor = gaussian_blur(found, [kernel, kernel], [sigma, sigma]).clamp(min=0)
     highest = smooth.amax((2, 3), keepdim=True)
     return ((smooth > share * highest) & (highest > 0)).to(images.dtype)
-
-
-def _agree(
-    ask: Callable[..., Tensor],
-    judge: Callable[[Tensor, Tensor], Tensor],
-    threshold: float,
-    margins: Tensor,
-    questions: tuple[tuple[slice, ...], ...],
-) -> Tensor:
-    """Return the `consensus` of the probes on each picture (N, ...), asking no more of them than settle it.
-
-    Those that were not asked may say anything: that gives a bound from below and one from above, and where all verdicts
-    are the same with both, nothing more is asked. The lower one is returned where there is a verdict of guilty, else
-    the upper one.
-
-    Args:
-        ask: which pictures and one of the questions -> margins (n, ..., P) of that part.
-        judge: which pictures and margins (n, ...) -> surprises (n, K), higher with higher margins.
-        threshold: of all surprises.
-        margins: (N, ..., P), NaN: what is unknown, filled here.
-        questions: parts of the margins of a picture, in the order in which they are asked; all of them are everything.
-    """
-    rows, found = torch.arange(len(margins), device=margins.device), margins[..., 0].clone()
-    for question in questions:
-        part: tuple[Tensor | slice, ...] = (rows, *question)
-        margins[part] = ask(rows, *question)
-        known = margins[rows]
-        least, most = (consensus(known.where(known.isfinite(), end)) for end in (-math.inf, math.inf))
-        guilty, suspected = judge(rows, least) >= threshold, judge(rows, most) >= threshold
-        convicted = guilty.any(1).view(-1, *(1,) * (found.ndim - 1))
-        found[rows] = torch.where(convicted, least, most)
-        rows = rows[(guilty != suspected).any(1)]
-    return found
 
 
 def _against(margins: Tensor, resistance: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from februus.seeds import seeded
-from februus.verification import Law, Tail, answer, concentration, consensus, margins, transplant
+from februus.verification import Law, Tail, answer, concentration, consensus, margins, settle, transplant
 
 
 class Colours(nn.Module):
@@ -277,3 +277,29 @@ def test_law_rises_and_never_ends() -> None:
     assert alike.surprise(torch.tensor([2.0, 3.0, 4.0])).isfinite().all()
     with pytest.raises(ValueError, match="reference: expected pictures with finite logits"):
         Law.fit(torch.tensor([1.0, math.nan]), torch.tensor([0, 0]), 1)
+
+
+def test_no_more_is_asked_once_it_is_settled() -> None:
+    """By bounds on the second lowest of five margins, of two sizes; the verdicts are on their sum, from 10 on."""
+    given = torch.tensor(
+        [
+            [[1.0, 1, 9, 9, 9], [1, 1, 9, 9, 9]],  # two acquit
+            [[9, 9, 9, 9, 9], [9, 9, 9, 9, 9]],  # four convict, for the small size is not enough
+            [[12, 12, 12, 12, 0], [-5, 9, 9, 9, 9]],  # the small size convicts, whatever the large one does
+            [[9, 9, 9, 0, 0], [9, 9, 9, 9, 9]],  # the last one lets go
+        ]
+    )
+    asked = torch.zeros_like(given, dtype=torch.bool)
+
+    def ask(rows: Tensor, sizes: slice, jury: slice) -> Tensor:
+        asked[rows, sizes, jury] = True
+        return given[rows, sizes, jury]
+
+    def judge(_: Tensor, found: Tensor) -> Tensor:
+        return found.clamp(min=0).sum(1, keepdim=True)
+
+    both, first, second, last = slice(0, 2), slice(0, 2), slice(2, 4), slice(4, 5)
+    questions = ((both, first), (slice(0, 1), second), (slice(1, 2), second), (both, last))
+    found = settle(ask, judge, 10, torch.full_like(given, torch.nan), questions)
+    assert asked.flatten(1).sum(1).tolist() == [4, 8, 6, 10]
+    assert found.tolist() == [[1, 1], [9, 9], [12, -torch.inf], [0, 9]]

@@ -265,7 +265,7 @@ def test_what_decides_between_two_pictures_is_where_they_differ() -> None:
 def ask_all(
     ask: Callable[..., Tensor], judge: object, threshold: float, margins: Tensor, questions: tuple[Any, ...]
 ) -> Tensor:
-    """Return what all probes say: `_agree` without its economy."""
+    """Return what all probes say: `settle` without its economy."""
     everything = (REGIONS, ALL) if margins.ndim == 3 else (ALL,)
     return consensus(ask(torch.arange(len(margins)), *everything))
 
@@ -275,7 +275,7 @@ def test_few_probes_settle_what_all_would(patched: Case, diffuse: Case, monkeypa
     for shown in (patched, diffuse):
         images = shown.mixed(30)
         quick = shown.purifier(images)
-        monkeypatch.setattr(module, "_agree", ask_all)
+        monkeypatch.setattr(module, "settle", ask_all)
         whole = shown.purifier(images)
         monkeypatch.undo()
         assert quick.flagged.any()
@@ -283,32 +283,6 @@ def test_few_probes_settle_what_all_would(patched: Case, diffuse: Case, monkeypa
         let_go = ~quick.flagged
         assert (quick.scores[let_go] >= whole.scores[let_go] - 1e-4).all()
         assert (quick.scores[quick.flagged] <= whole.scores[quick.flagged] + 1e-4).all()
-
-
-def test_no_more_is_asked_once_it_is_settled() -> None:
-    """By bounds on the second lowest of five margins, of two sizes; the verdicts are on their sum, from 10 on."""
-    given = torch.tensor(
-        [
-            [[1.0, 1, 9, 9, 9], [1, 1, 9, 9, 9]],  # two acquit
-            [[9, 9, 9, 9, 9], [9, 9, 9, 9, 9]],  # four convict, for the small size is not enough
-            [[12, 12, 12, 12, 0], [-5, 9, 9, 9, 9]],  # the small size convicts, whatever the large one does
-            [[9, 9, 9, 0, 0], [9, 9, 9, 9, 9]],  # the last one lets go
-        ]
-    )
-    asked = torch.zeros_like(given, dtype=torch.bool)
-
-    def ask(rows: Tensor, sizes: slice, jury: slice) -> Tensor:
-        asked[rows, sizes, jury] = True
-        return given[rows, sizes, jury]
-
-    def judge(_: Tensor, found: Tensor) -> Tensor:
-        return found.clamp(min=0).sum(1, keepdim=True)
-
-    both, first, second, last = slice(0, 2), slice(0, 2), slice(2, 4), slice(4, 5)
-    questions = ((both, first), (slice(0, 1), second), (slice(1, 2), second), (both, last))
-    found = module._agree(ask, judge, 10, torch.full_like(given, torch.nan), questions)
-    assert asked.flatten(1).sum(1).tolist() == [4, 8, 6, 10]
-    assert found.tolist() == [[1, 1], [9, 9], [12, -torch.inf], [0, 9]]
 
 
 def test_with_the_shipped_inpainter_too(
