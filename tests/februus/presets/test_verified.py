@@ -285,6 +285,16 @@ def test_few_probes_settle_what_all_would(patched: Case, diffuse: Case, monkeypa
         assert (quick.scores[quick.flagged] <= whole.scores[quick.flagged] + 1e-4).all()
 
 
+def test_few_acquit_more_convict_and_all_are_everything() -> None:
+    first, second, last = module.JURIES
+    assert 0 == first.start < first.stop == second.start < second.stop == last.start < last.stop == PROBES
+    asked = torch.zeros(len(SUSPECTED), PROBES)
+    for sizes, jury in module.OF_REGIONS:
+        asked[sizes, jury] += 1
+    assert (asked == 1).all()
+    assert [jury for (jury,) in module.OF_OTHERS] == [first, second, last]
+
+
 def test_with_the_shipped_inpainter_too(
     trained_toy: Normalized, toy_trigger: Patch, reference: Tensor, toy_test: Dataset
 ) -> None:
@@ -342,6 +352,17 @@ def test_a_picture_is_flagged_from_the_threshold_on(patched: Case, without: str 
     assert purified.scores[1::2].mean() > purified.scores[::2].mean()
 
 
+def whole_restorations(images: Tensor) -> list[Tensor]:
+    """Return what each restorer of whole pictures makes of them, from the gentlest on."""
+    restorers = (
+        CosineThreshold(),
+        Notch(),
+        *(CosineThreshold(threshold=threshold) for threshold in module.DENOISED),
+        *(TotalVariation(weight=32 * share) for share in module.FLATTENED),
+    )
+    return [restorer(images) for restorer in restorers]
+
+
 def test_a_diffuse_trigger_is_taken_off_the_whole_picture(diffuse: Case) -> None:
     purified = diffuse.purifier(diffuse.triggered)
     assert share(purified.logits_before.argmax(1) == diffuse.target) > 0.9
@@ -349,6 +370,8 @@ def test_a_diffuse_trigger_is_taken_off_the_whole_picture(diffuse: Case) -> None
     assert share(purified.labels == diffuse.untriggered.labels) > 0.6
     whole = purified.masks.flatten(1).all(1)
     assert share(whole) > 0.8
+    steps = torch.stack(whole_restorations(diffuse.triggered[whole]))
+    assert ((steps - purified.images[whole]).abs().flatten(2).amax(2) < 1e-5).any(0).all()
     clean = diffuse.purifier(diffuse.clean.floats())
     assert share(clean.flagged) <= 0.02
 
@@ -476,12 +499,7 @@ def test_a_whole_picture_is_restored_as_gently_as_changes_the_class(kind: str, r
     said = found.model(still).detach()
     restored, logits = preset._restore_whole(found.model, images, still, said, labels, batch_size=64)
     torch.testing.assert_close(logits, found.model(restored).detach(), rtol=0, atol=1e-5)
-    further = (
-        Notch(),
-        *(CosineThreshold(threshold=threshold) for threshold in module.DENOISED),
-        *(TotalVariation(weight=32 * share) for share in module.FLATTENED),
-    )
-    steps = [still, *(restorer(images) for restorer in further)]
+    steps = whole_restorations(images)
     for picture, tried, label in zip(restored, zip(*steps, strict=True), labels, strict=True):
         kept = [bool(found.model(step[None]).argmax(1) == label) for step in tried]
         first = kept.index(False) if False in kept else len(kept) - 1
@@ -857,7 +875,9 @@ def known(toy_trigger: Patch, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_prior_accuses_pictures_of_its_class_alone(patched: Case, known: Path) -> None:
+def test_a_prior_accuses_pictures_of_its_class_alone(
+    patched: Case, known: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Without first looks, so that all pictures are examined.
     options = {"inpainter": "telea", "without": "first-look"}
     plain = Purifier.for_model(patched.model, patched.reference, **options)
@@ -868,12 +888,15 @@ def test_a_prior_accuses_pictures_of_its_class_alone(patched: Case, known: Path)
     triggered = torch.arange(len(images)) % 2 == 1
     assert after.flagged[triggered].float().mean() >= before.flagged[triggered].float().mean()
     assert (after.labels[triggered] != 0).float().mean() > 0.9
-    # Three explanations share the rate: nobody else is accused who was not before. (Scores may be bounds, which are not
-    # compared: fewer of the probes settle what is less suspicious.)
+    # Three explanations share the rate: nobody else is accused who was not before.
     others = before.logits_before.argmax(1) != 0
     assert not (after.flagged & ~before.flagged)[others].any()
     innocent = informed(patched.clean.floats())
     assert innocent.flagged.float().mean() < 0.05
+    # Nor does anybody look more suspicious. All probes are asked for this: fewer of them settle what is less
+    # suspicious, and scores that are bounds do not compare.
+    monkeypatch.setattr(module, "settle", ask_all)
+    assert (informed(images).scores[others] <= plain(images).scores[others] + 1e-6).all()
 
 
 def test_a_prior_finds_what_heat_does_not(patched: Case, known: Path) -> None:
