@@ -104,8 +104,8 @@ def settle(
         ask: which pictures and one of the questions -> margins (n, ..., P) of that part.
         judge: which pictures and margins (n, ...) -> surprises (n, K), higher with higher margins.
         threshold: of all surprises.
-        margins: (N, ..., P), NaN: what is unknown, filled here.
-        questions: parts of the margins of a picture, in the order in which they are asked; all of them are everything.
+        margins: (N, ..., P): what is known already, NaN elsewhere, where it is filled.
+        questions: parts of the margins of a picture, in the order in which they are asked; all that is not known.
     """
     rows, found = torch.arange(len(margins), device=margins.device), margins[..., 0].clone()
     for question in questions:

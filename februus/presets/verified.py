@@ -32,7 +32,7 @@ from februus.verification import Law, Tail, answer, concentration, consensus, fl
 __all__ = ["Verified"]
 
 # Regions that are put on other pictures, as shares of the picture's area; the smallest is removed first.
-SUSPECTED = (0.03, 0.1, 0.25)
+SUSPECTED: tuple[float, ...] = (0.03, 0.1, 0.25)
 # The first looks at regions: which of the suspected ones is put on which other picture, and the share of the reference
 # pictures that this one and those before it do not clear; that share of the look at the whole picture.
 LOOKS = ((2, 0), (1, 1))
@@ -53,9 +53,12 @@ JURIES = slice(0, 2), slice(2, 4), slice(4, PROBES)
 SMOOTHED, DECISIVE, GROWN, GROWTHS = 1 / 16, (0.2, 0.1, 0.05, 0.05), 1 / 32, 3
 # Where regions, patterns and a known place stand in the resistance of the probes; the least spread there.
 REGIONS, PATTERNED, KNOWN, LEAST_SPREAD = slice(len(SUSPECTED)), len(SUSPECTED), len(SUSPECTED) + PATTERNS, 1e-6
-# What is asked of regions, sizes and probes, until it is settled: the small ones may convict before the largest does.
+# What is asked of regions, sizes and probes, until it is settled: of the first probes what `LOOKS` left; then the small
+# ones may convict before the largest does.
 OF_REGIONS = (
-    (REGIONS, JURIES[0]),
+    (slice(0, 1), JURIES[0]),
+    (slice(1, 2), slice(0, 1)),
+    (slice(2, 3), slice(1, 2)),
     (slice(0, 2), JURIES[1]),
     (slice(2, 3), JURIES[1]),
     (REGIONS, JURIES[2]),
@@ -495,9 +498,8 @@ class Verified:
 
         def put_regions(which: Tensor, sizes: slice, jury: slice) -> Tensor:
             rows = focused[which]
-            known = looks[rows] if jury.start == 0 else None
             margin = carried_by_regions(
-                model, images[rows], heat[rows], labels[rows], probes[jury], known, sizes, batch_size=batch_size
+                model, images[rows], heat[rows], labels[rows], probes[jury], sizes, batch_size=batch_size
             )
             return calibration.against(margin, sizes, jury)
 
@@ -507,8 +509,11 @@ class Verified:
             small = self.judge_sizes(carried)[:, 0].where(doubted[rows], -math.inf)
             return torch.stack([self.judge_regions(gathered[rows], carried, flipped[which]), small], 1)
 
-        unknown = looks.new_full((len(focused), len(SUSPECTED), PROBES), math.nan)
-        carried = settle(put_regions, judge_regions, self.threshold, unknown, OF_REGIONS)
+        found = looks.new_full((len(focused), len(SUSPECTED), PROBES), math.nan)
+        for which, (place, probe) in enumerate(LOOKS):
+            jury = slice(probe, probe + 1)
+            found[:, place, jury] = calibration.against(looks[focused, which, None], place, jury)
+        carried = settle(put_regions, judge_regions, self.threshold, found, OF_REGIONS)
         by_region = torch.full((len(images),), -math.inf, dtype=torch.float64, device=images.device)
         by_small = by_region.clone()
         by_region[focused] = self.judge_regions(gathered[focused], carried, flipped)
@@ -692,8 +697,8 @@ def look_at_region(
 ) -> Tensor:
     """Return how surely the region of one of `LOOKS` carries its class to its probe (N,)."""
     place, probe = LOOKS[which]
-    mask = top_fraction(heat, SUSPECTED[place])
-    return transplant(model, images * mask, mask, labels, probes[probe, None], batch_size=batch_size)[:, 0]
+    size = slice(place, place + 1)
+    return carried_by_regions(model, images, heat, labels, probes[probe, None], size, batch_size=batch_size)[:, 0, 0]
 
 
 def look_at_whole(
@@ -715,25 +720,15 @@ def carried_by_regions(
     heat: Tensor,
     labels: Tensor,
     probes: Tensor,
-    looks: Tensor | None = None,
     sizes: slice = REGIONS,
     *,
     batch_size: int,
 ) -> Tensor:
-    """Return how surely the hottest region of each of the ``sizes`` carries its class to each probe (N, S, P).
-
-    What `look_at_region` found (N, L) is not asked again where it is given; ``probes`` are then the first.
-    """
+    """Return how surely the hottest region of each of the ``sizes`` carries its class to each probe (N, S, P)."""
     found = []
-    for place, size in tuple(enumerate(SUSPECTED))[sizes]:
-        known = {probe: looks[:, which] for which, (at, probe) in enumerate(LOOKS) if looks is not None and at == place}
-        asked = [probe for probe in range(len(probes)) if probe not in known]
+    for size in SUSPECTED[sizes]:
         mask = top_fraction(heat, size)
-        margin = images.new_empty(len(images), len(probes))
-        margin[:, asked] = transplant(model, images * mask, mask, labels, probes[asked], batch_size=batch_size)
-        for probe, look in known.items():
-            margin[:, probe] = look
-        found.append(margin)
+        found.append(transplant(model, images * mask, mask, labels, probes, batch_size=batch_size))
     return torch.stack(found, 1)
 
 

@@ -289,6 +289,8 @@ def test_few_acquit_more_convict_and_all_are_everything() -> None:
     first, second, last = module.JURIES
     assert 0 == first.start < first.stop == second.start < second.stop == last.start < last.stop == PROBES
     asked = torch.zeros(len(SUSPECTED), PROBES)
+    for place, probe in LOOKS:
+        asked[place, probe] += 1
     for sizes, jury in module.OF_REGIONS:
         asked[sizes, jury] += 1
     assert (asked == 1).all()
@@ -434,23 +436,24 @@ def test_what_first_looks_found_is_not_asked_again(patched: Case, monkeypatch: p
     for which, (place, probe) in enumerate(LOOKS):
         found = look_at_region(which, *given, batch_size=64)
         torch.testing.assert_close(found, asked[:, place, probe])
-    count = 0
-    put = module.transplant
+    # They are among what is known before regions are asked for, and no question asks for them.
+    begun: list[Tensor] = []
+    end = module.settle
 
-    def counting(*args: Any, **options: Any) -> Tensor:
-        nonlocal count
-        found: Tensor = put(*args, **options)
-        count += found.numel()
-        return found
+    def spy(ask: Any, judge: Any, threshold: float, margins: Tensor, questions: Any) -> Tensor:
+        begun.append(margins.clone())
+        return end(ask, judge, threshold, margins, questions)
 
-    monkeypatch.setattr(module, "transplant", counting)
-    looks = torch.tensor([100.0, 200.0]).expand(len(images), 2)
-    known = carried_by_regions(*given, looks, batch_size=64)
-    assert count == asked.numel() - looks.numel()
-    for value, (place, probe) in zip((100, 200), LOOKS, strict=True):
-        assert (known[:, place, probe] == value).all()
-        known[:, place, probe] = asked[:, place, probe]
-    torch.testing.assert_close(known, asked)
+    monkeypatch.setattr(module, "settle", spy)
+    examined = Purifier(
+        patched.model, replace(preset, calibration=replace(preset.calibrated(), suspicious=(-9e9, -9e9)))
+    )
+    examined(images)
+    expected = torch.full((len(images), len(SUSPECTED), PROBES), torch.nan)
+    relative = preset.calibrated().against(asked, REGIONS, slice(0, 2))
+    for place, probe in LOOKS:
+        expected[:, place, probe] = relative[:, place, probe]
+    torch.testing.assert_close(begun[0], expected, equal_nan=True)
 
 
 def test_waves_are_not_asked_for_where_noise_explains_the_class(diffuse: Case, monkeypatch: pytest.MonkeyPatch) -> None:
