@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
+from accelerate import PartialState
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
@@ -279,7 +280,7 @@ def train_inpainter(
     image_size: int | None = None,
     device: str = "auto",
 ) -> None:
-    """Train the inpainting GAN; runs on several GPUs under `accelerate launch -m februus.cli train-inpainter`.
+    """Train the inpainting GAN; on several GPUs or CPUs under `torchrun --nproc-per-node N -m februus.cli`.
 
     Args:
         settings: of the training.
@@ -291,16 +292,18 @@ def train_inpainter(
     train = [load(source, "train", image_size=image_size) for source in data]
     test = [load(source, "test", image_size=image_size) for source in data]
     with progress() as bars:
-        bar = bars.add_task("steps", total=settings.steps)
+        # Of several processes one reports.
+        bar = bars.add_task("steps", total=settings.steps, visible=False)
 
         def on_step(step: int, row: dict[str, float] | None) -> None:
-            bars.update(bar, completed=step)
+            bars.update(bar, completed=step, visible=True)
             if row is not None:
                 figures = "  ".join(f"{name} {value:.3f}" for name, value in row.items() if name != "step")
                 console.print(f"step {step}  {figures}", soft_wrap=True)
 
         weights = train_completion(settings, train, test, output, device=device, on_step=on_step)
-    console.print(f"wrote {weights}", soft_wrap=True)
+    if PartialState().is_main_process:
+        console.print(f"wrote {weights}", soft_wrap=True)
 
 
 def sanitize(

@@ -94,9 +94,9 @@ def train_inpainter(
 ) -> Path:
     """Train a completion network and its critics, or go on from where the same call was stopped.
 
-    Runs as one process or as several under ``accelerate launch``. Writes to ``output``: ``inpainter.safetensors``
-    (the averaged weights, half precision, with its card as metadata), ``card.json``, ``metrics.json``,
-    ``samples.png`` and ``state.pt`` to resume from.
+    Runs as one process or as several under ``accelerate launch`` or ``torchrun``. Writes to ``output``:
+    ``inpainter.safetensors`` (the averaged weights, half precision, with its card as metadata), ``card.json``,
+    ``metrics.json``, ``samples.png`` and ``state.pt`` to resume from.
 
     Args:
         settings: how to train.
@@ -115,7 +115,9 @@ def train_inpainter(
     """
     check_choice("device", device, ("auto", "cpu"))
     _check_sizes(train, test)
-    accelerator = Accelerator(cpu=device == "cpu")
+    # Told that there is no accelerator, several processes share the work; left alone, each would train by itself.
+    accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
+    accelerator = Accelerator(cpu=device == "cpu" or not accelerated)
     output_folder(output)
     run = _Run(settings, accelerator, torch.cat([data.images for data in train]), output)
     scenes = _held_out(test, settings.seed)

@@ -933,6 +933,20 @@ def test_train_inpainter_and_use_it(toy_checkpoint: Path, folder: Path, capsys: 
         assert weights in row["settings"]
 
 
+def test_several_processes_train_one_inpainter(folder: Path) -> None:
+    settings = ("--steps", "2", "--batch-size", "2", "--width", "4", "--report-every", "2", "--no-bfloat16")
+    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    command = (*launch, "-m", "februus.cli", "train-inpainter", "--data", f"['{folder}']", "--output", "gan", *settings)
+    # No accelerator, wherever the tests run: what `auto` stands for there is what is tested.
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(Path("gan/card.json").read_text())["data"]["processes"] == 2
+    first, last = ended.stdout.splitlines()
+    assert first.startswith("step 2")
+    assert last.startswith("wrote ")
+
+
 # --- progress --------------------------------------------------------------------------------------------------------
 
 
