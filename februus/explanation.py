@@ -377,7 +377,10 @@ def _draw_verdict(sheet: _Sheet, explanation: Explanation) -> None:
         _outline(axes, mask)
     sheet.picture(sheet.rows - 1, 1, purified.images[0], "what is passed on:", *sheet.said(purified.logits[0]))
     before, (_, sureness) = sheet.name(purified.logits_before[0].argmax()), sheet.said(purified.logits[0])
-    now = f"the model {'now' if changed else 'still'} says {sheet.name(purified.labels[0])} ({sureness})."
+    said = f"{sheet.name(purified.labels[0])} ({sureness})."
+    now = f"the model {'now' if changed else 'still'} says {said}"
+    if purified.stages[0] == "strike":
+        now = f"the model still says {before}; this is no answer, and the likeliest other one is {said}"
     evidence, flagged = explanation.evidence, bool(purified.flagged[0])
     if evidence is None and touched:
         lines = [

@@ -84,11 +84,13 @@ class Purified:
         heatmaps: what the localizer saw (N, L, H, W).
         masks: what was restored (N, 1, H, W), 1 = restored; all 0 where nothing was, all 1 where the whole picture was.
         logits_before: the model's answer to the pictures as they came (N, C).
-        logits: its answer to the sanitized pictures (N, C).
+        logits: its answer to the sanitized pictures (N, C); where the class that a trigger makes was struck, that is as
+            unlikely as the least likely other one.
         labels: the class of ``logits`` (N,); no class, -1, where a defense refuses to answer.
         flagged: whether a picture is suspected of a trigger (N,), bool.
         scores: how suspicious it is (N,), higher is more suspicious.
-        stages: the last stage each picture went through, one of `locate`, `remove`, `restore`, `verify`, `classify`.
+        stages: the last stage each picture went through, one of `locate`, `remove`, `restore`, `verify`, `classify`,
+            or `strike`, where a trigger was proven but could not be removed.
     """
 
     images: Tensor

@@ -24,7 +24,6 @@ from februus.priors import Prior, scan
 from februus.restorers.cosine_threshold import CosineThreshold
 from februus.restorers.guided_filter import GuidedFilter
 from februus.restorers.notch import Notch
-from februus.restorers.total_variation import TotalVariation
 from februus.seeds import seeded
 from februus.types import Inpainter, Localizer, Purified, Restorer
 from februus.verification import Law, Tail, answer, concentration, consensus, flip, margins, settle, transplant
@@ -38,11 +37,10 @@ SUSPECTED: tuple[float, ...] = (0.03, 0.1, 0.25)
 LOOKS = ((2, 0), (1, 1))
 UNCLEARED, UNCLEARED_WHOLE = (0.3, 0.12), 0.12
 # What takes waves and the like off a picture, so that they are seen, and what takes one off that stands out; where that
-# does not do, what takes more noise off, and how flat a picture is made: `TotalVariation`, weights in shares of its
-# side.
+# does not do, how much more noise is taken off.
 SMOOTHER, STILLER = GuidedFilter(), Notch()
 PATTERNS = 2
-DENOISED, FLATTENED = (0.2, 0.3), (1 / 640, 1 / 320, 1 / 160)
+DENOISED = (0.2, 0.3)
 # Pictures that a region is put on, in the order in which they are asked: the first may acquit it, those with the second
 # convict it.
 PROBES = 5
@@ -148,7 +146,8 @@ class Verified:
     inpainted, again and again until the class is another one and stays so. Where no small region explains the class and
     the noise, what is weak in the cosine transform, brings the class along when it is added to reference pictures, or
     where the waves that smoothing takes off outside the hottest quarter do so, the trigger is diffuse: the noise is
-    taken off and, where that leaves the class, the wave that stands out, or more noise, or the picture is made flat.
+    taken off and, where that leaves the class, the wave that stands out, or more noise. *Strike*: where a picture keeps
+    the class through all of that, what made it is proven all the same, and the likeliest other class is the answer.
 
     First looks clear most pictures for the price of a backward and three forwards: one region on one other picture
     beside the concentration of the heat, another one on another picture where that leaves doubt, and what is faint, all
@@ -547,7 +546,10 @@ class Verified:
         examined = by_region.isfinite() | by_whole.isfinite()
         scores = torch.where(examined, torch.maximum(by_region, by_whole), doubt)
         flagged = regional | diffuse
-        stages = ("locate", "verify", "classify")
+        stages = ("locate", "verify", "classify", "strike")
+        # A class that was proven to be a trigger's is no answer, even where the trigger could not be removed.
+        stuck = flagged & (after.argmax(1) == labels)
+        after = torch.where(stuck[:, None], _struck(after, labels), after)
         return Purified(
             images=restored,
             heatmaps=heatmaps,
@@ -557,7 +559,7 @@ class Verified:
             labels=after.argmax(1),
             flagged=flagged,
             scores=scores.float(),
-            stages=tuple(stages[stage] for stage in torch.where(flagged, 2, examined.long()).tolist()),
+            stages=tuple(stages[stage] for stage in torch.where(flagged, 2 + stuck.long(), examined.long()).tolist()),
         )
 
     def _judge_pattern(
@@ -600,22 +602,15 @@ class Verified:
         """Restore whole pictures, as gently as changes the classes ``labels`` (N,); returns pictures and logits.
 
         ``still`` is what the `restorer` makes of them, ``logits`` (N, C) what the model says of that, or of the
-        pictures where that was not asked for. Where nothing changes its class, a picture comes back as flat as it may
-        be made.
+        pictures where that was not asked for. Where nothing changes its class, the surest of all answers counts.
         """
-        side = min(images.shape[2:])
-        restored, logits = still.clone(), logits.clone()
-        further: list[Restorer] = [
-            STILLER,
-            *(CosineThreshold(threshold=threshold) for threshold in DENOISED),
-            *(TotalVariation(weight=share * side) for share in FLATTENED),
-        ]
-        for restorer in further:
-            rows = (logits.argmax(1) == labels).nonzero()[:, 0]
+        best = still.clone(), logits.clone()
+        for restorer in (STILLER, *(CosineThreshold(threshold=threshold) for threshold in DENOISED)):
+            rows = (best[1].argmax(1) == labels).nonzero()[:, 0]
             if len(rows):
-                restored[rows] = restorer(images[rows])
-                logits[rows] = answer(model, restored[rows], batch_size=batch_size)
-        return restored, logits
+                restored = restorer(images[rows])
+                _prefer(best, rows, (restored, answer(model, restored, batch_size=batch_size)), labels)
+        return best
 
     def _judge_place(
         self, model: nn.Module, images: Tensor, labels: Tensor, probes: Tensor, *, batch_size: int
@@ -660,7 +655,7 @@ class Verified:
         The hottest region was restored first (`cool`); then it is what is `decisive` between the picture and its
         restoration, grown where that keeps the class: what is left at a trigger's rim carries the class, and the
         inpainter would draw the trigger again from it. A better restoration tells more truly what decides, so that it
-        is asked again, until the class is another one and the same twice. The surest of all answers counts.
+        is asked again, until the class is another one and the same twice. The surest of these answers counts.
         """
 
         def restore(rows: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -805,14 +800,22 @@ def _replace(kept: tuple[Tensor, ...], rows: Tensor, found: tuple[Tensor, ...]) 
 
 
 def _prefer(best: tuple[Tensor, ...], rows: Tensor, tried: tuple[Tensor, ...], labels: Tensor) -> None:
-    """Put pictures, masks and logits that were tried of ``rows`` in the place of the best, where they are surer."""
-    surer = _sureness(tried[2], labels[rows]) > _sureness(best[2][rows], labels[rows])
-    _replace(best, rows[surer], tuple(one[surer] for one in tried))
+    """Put what was tried of ``rows``, logits last, in the place of the best: what changes the class, then the surer."""
+    kept, logits, own = best[-1][rows], tried[-1], labels[rows]
+    changed, before = logits.argmax(1) != own, kept.argmax(1) != own
+    better = torch.where(changed == before, _sureness(logits, own) > _sureness(kept, own), changed)
+    _replace(best, rows[better], tuple(one[better] for one in tried))
 
 
 def _rival(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the likeliest class (N,) other than ``labels``."""
     return logits.scatter(1, labels[:, None], -math.inf).argmax(1)
+
+
+def _struck(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the logits (N, C) with the classes ``labels`` (N,) as unlikely as the least likely other one."""
+    own = labels[:, None]
+    return logits.scatter(1, own, logits.scatter(1, own, math.inf).amin(1, keepdim=True))
 
 
 def _sureness(logits: Tensor, labels: Tensor) -> Tensor:

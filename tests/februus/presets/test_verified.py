@@ -39,7 +39,6 @@ from februus.purifier import Purifier
 from februus.restorers.cosine_threshold import CosineThreshold
 from februus.restorers.jpeg import Jpeg
 from februus.restorers.notch import Notch
-from februus.restorers.total_variation import TotalVariation
 from februus.seeds import seeded
 from februus.training.classifier import LocalTraining, fit
 from februus.triggers.patch import Patch
@@ -360,7 +359,6 @@ def whole_restorations(images: Tensor) -> list[Tensor]:
         CosineThreshold(),
         Notch(),
         *(CosineThreshold(threshold=threshold) for threshold in module.DENOISED),
-        *(TotalVariation(weight=32 * share) for share in module.FLATTENED),
     )
     return [restorer(images) for restorer in restorers]
 
@@ -504,9 +502,48 @@ def test_a_whole_picture_is_restored_as_gently_as_changes_the_class(kind: str, r
     torch.testing.assert_close(logits, found.model(restored).detach(), rtol=0, atol=1e-5)
     steps = whole_restorations(images)
     for picture, tried, label in zip(restored, zip(*steps, strict=True), labels, strict=True):
-        kept = [bool(found.model(step[None]).argmax(1) == label) for step in tried]
-        first = kept.index(False) if False in kept else len(kept) - 1
-        torch.testing.assert_close(picture, tried[first], rtol=0, atol=1e-5)
+        answers = found.model(torch.stack(tried)).detach()
+        kept = (answers.argmax(1) == label).tolist()
+        best = kept.index(False) if False in kept else int(module._sureness(answers, label.expand(len(tried))).argmax())
+        torch.testing.assert_close(picture, tried[best], rtol=0, atol=1e-5)
+
+
+class Nothing:
+    """An inpainter that leaves pictures as they are."""
+
+    def __call__(self, images: Tensor, masks: Tensor) -> Tensor:
+        return images.clone()
+
+
+def test_a_class_that_cannot_be_removed_is_struck(patched: Case) -> None:
+    images = patched.mixed(30)
+    purified = Purifier(patched.model, replace(verified(patched.purifier), inpainter=Nothing()))(images)
+    before, flagged = purified.logits_before, purified.flagged
+    assert share(flagged[1::2]) > 0.8
+    assert torch.equal(purified.images, images)
+    assert (purified.labels != before.argmax(1))[flagged].all()
+    assert {stage for stage, found in zip(purified.stages, flagged, strict=True) if found} == {"strike"}
+    # The next answer of the same logits, which stay as they were but for the struck one.
+    own = torch.zeros_like(before).scatter(1, before.argmax(1, keepdim=True), 1.0).bool()
+    others = before.masked_fill(own, -math.inf)
+    assert torch.equal(purified.labels[flagged], others.argmax(1)[flagged])
+    torch.testing.assert_close(purified.logits[~own], before[~own], rtol=0, atol=1e-5)
+    least = before.masked_fill(own, math.inf).amin(1)
+    torch.testing.assert_close(purified.logits[own][flagged], least[flagged], rtol=0, atol=1e-5)
+    assert torch.equal(purified.logits[~flagged], before[~flagged])
+    # True labels come back where the runner-up is what is shown.
+    shown = patched.untriggered.labels[:30]
+    assert share(purified.labels[1::2] == shown) > 0.5
+
+
+def test_what_changes_the_class_counts_before_what_is_surer() -> None:
+    labels, rows = torch.tensor([0, 0, 0]), torch.arange(3)
+    kept, surer, changed = torch.tensor([[2.0, 1.9, -5.0], [2.0, 1.95, -5.0], [0.9, 1.0, 0.95]])
+    sureness = module._sureness(torch.stack([kept, surer, changed]), labels)
+    assert sureness[2] < sureness[0] < sureness[1]
+    best = (torch.stack([kept, kept, changed]),)
+    module._prefer(best, rows, (torch.stack([surer, changed, surer]),), labels)
+    assert torch.equal(best[0], torch.stack([surer, changed, changed]))
 
 
 # --- thresholds come from the reference alone ------------------------------------------------------------------------
