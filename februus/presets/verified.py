@@ -605,7 +605,8 @@ class Verified:
         pictures where that was not asked for. Where nothing changes its class, the surest of all answers counts.
         """
         best = still.clone(), logits.clone()
-        for restorer in (STILLER, *(CosineThreshold(threshold=threshold) for threshold in DENOISED)):
+        further: list[Restorer] = [STILLER, *(CosineThreshold(threshold=threshold) for threshold in DENOISED)]
+        for restorer in further:
             rows = (best[1].argmax(1) == labels).nonzero()[:, 0]
             if len(rows):
                 restored = restorer(images[rows])
