@@ -90,7 +90,7 @@ class Purified:
         flagged: whether a picture is suspected of a trigger (N,), bool.
         scores: how suspicious it is (N,), higher is more suspicious.
         stages: the last stage each picture went through, one of `locate`, `remove`, `restore`, `verify`, `classify`,
-            or `strike`, where a trigger was proven but could not be removed.
+            or `strike`, where a diffuse trigger was proven but could not be removed.
     """
 
     images: Tensor

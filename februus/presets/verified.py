@@ -146,8 +146,8 @@ class Verified:
     inpainted, again and again until the class is another one and stays so. Where no small region explains the class and
     the noise, what is weak in the cosine transform, brings the class along when it is added to reference pictures, or
     where the waves that smoothing takes off outside the hottest quarter do so, the trigger is diffuse: the noise is
-    taken off and, where that leaves the class, the wave that stands out, or more noise. *Strike*: where a picture keeps
-    the class through all of that, what made it is proven all the same, and the likeliest other class is the answer.
+    taken off and, where that leaves the class, the wave that stands out, or more noise. *Strike*: where the picture
+    keeps the class through all of that, what made it is proven all the same, and the likeliest other one is the answer.
 
     First looks clear most pictures for the price of a backward and three forwards: one region on one other picture
     beside the concentration of the heat, another one on another picture where that leaves doubt, and what is faint, all
@@ -547,8 +547,9 @@ class Verified:
         scores = torch.where(examined, torch.maximum(by_region, by_whole), doubt)
         flagged = regional | diffuse
         stages = ("locate", "verify", "classify", "strike")
-        # A class that was proven to be a trigger's is no answer, even where the trigger could not be removed.
-        stuck = flagged & (after.argmax(1) == labels)
+        # A class that a diffuse trigger was proven to make is no answer, even where that could not be removed. A region
+        # that was proven is gone, and what still makes the class may be what the picture shows.
+        stuck = diffuse & (after.argmax(1) == labels)
         after = torch.where(stuck[:, None], _struck(after, labels), after)
         return Purified(
             images=restored,
