@@ -59,11 +59,11 @@ class InpainterTraining:
     steps: int = 20_000
     batch_size: int = 64
     width: int = 64
-    learning_rate: float = 5e-4
-    adversarial_from: float = 0.1
-    adversarial_weight: float = 0.5
-    sharpness: float = 1.0
-    sharpness_weight: float = 1.0
+    learning_rate: float = 1e-3
+    adversarial_from: float = 0.65
+    adversarial_weight: float = 0.2
+    sharpness: float = 0.7
+    sharpness_weight: float = 2.5
     gradient_penalty: float = 10.0
     critic_steps: int = 1
     average: float = 0.999
