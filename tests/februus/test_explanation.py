@@ -312,6 +312,8 @@ def test_words_for_a_picture_that_was_restored_as_a_whole(guilty: Explanation, w
     whole = replace(guilty.purified, masks=torch.ones_like(guilty.purified.masks))
     written = words(replace(guilty, purified=whole))
     assert found(written, "So the picture was restored as a whole, and the model now says class 3")
+    written = words(replace(guilty, purified=replace(whole, stages=("strike",))))
+    assert found(written, "the model still says class 0; this is no answer, and the likeliest other one is class 3")
 
 
 def test_words_for_innocent_pictures(purifier: Purifier, clean: Tensor, words: Words) -> None:
