@@ -519,7 +519,8 @@ class Verified:
         by_small[focused] = self.judge_sizes(carried)[:, 0]
         # What a small region explains needs no noise that explains it.
         large = torch.maximum(by_small, by_prior) < self.threshold
-        by_noise, still = self._judge_pattern(0, model, noise, before, probes, doubted & large, batch_size=batch_size)
+        asked = doubted & large
+        by_noise, still = self._judge_pattern(0, model, noise, before, probes, asked, batch_size=batch_size)
         # Nor does what noise explains need waves.
         faint = doubted & (by_noise < self.threshold)
         by_waves, _ = self._judge_pattern(1, model, waves, before, probes, faint, batch_size=batch_size)
@@ -528,8 +529,9 @@ class Verified:
         restored, after, masks = images.clone(), before.clone(), torch.zeros_like(heat)
         spread = diffuse.nonzero()[:, 0]
         if len(spread):
+            first = torch.where(asked[spread, None, None, None], noise.without[spread], images[spread])
             restored[spread], after[spread] = self._restore_whole(
-                model, images[spread], noise.without[spread], still[spread], labels[spread], batch_size=batch_size
+                model, images[spread], first, still[spread], labels[spread], batch_size=batch_size
             )
             masks[spread] = 1.0
         # Where a region explains the class, too, and the whole picture keeps it, the region goes.
@@ -598,14 +600,14 @@ class Verified:
         return found, after
 
     def _restore_whole(
-        self, model: nn.Module, images: Tensor, still: Tensor, logits: Tensor, labels: Tensor, *, batch_size: int
+        self, model: nn.Module, images: Tensor, first: Tensor, logits: Tensor, labels: Tensor, *, batch_size: int
     ) -> tuple[Tensor, Tensor]:
         """Restore whole pictures, as gently as changes the classes ``labels`` (N,); returns pictures and logits.
 
-        ``still`` is what the `restorer` makes of them, ``logits`` (N, C) what the model says of that, or of the
-        pictures where that was not asked for. Where nothing changes its class, the surest of all answers counts.
+        ``first`` is what was tried already, what the `restorer` makes of them or they themselves, ``logits`` (N, C)
+        what the model says of that. Where nothing changes its class, the surest of all answers counts.
         """
-        best = still.clone(), logits.clone()
+        best = first.clone(), logits.clone()
         further: list[Restorer] = [STILLER, *(CosineThreshold(threshold=threshold) for threshold in DENOISED)]
         for restorer in further:
             rows = (best[1].argmax(1) == labels).nonzero()[:, 0]

@@ -491,6 +491,15 @@ def test_the_class_is_lost_with_what_made_it(patched: Case, waved: Case) -> None
     assert roc_auc_score([1] * 40 + [0] * 40, torch.cat(flips)) > 0.9
 
 
+@pytest.mark.parametrize("kind", ["patched", "diffuse", "waved"])
+def test_but_for_what_is_struck_the_logits_are_the_model_s(kind: str, request: pytest.FixtureRequest) -> None:
+    found: Case = request.getfixturevalue(kind)
+    purified = found.purifier(found.mixed(30))
+    other = torch.tensor([stage != "strike" for stage in purified.stages])
+    assert (purified.flagged & other).any()
+    torch.testing.assert_close(purified.logits[other], found.model(purified.images).detach()[other], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["diffuse", "waved"])
 def test_a_whole_picture_is_restored_as_gently_as_changes_the_class(kind: str, request: pytest.FixtureRequest) -> None:
     found: Case = request.getfixturevalue(kind)
