@@ -8,7 +8,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-__all__ = ["check_choice", "check_images", "check_labels", "check_masks", "check_range", "mismatch"]
+__all__ = ["check_choice", "check_device", "check_images", "check_labels", "check_masks", "check_range", "mismatch"]
 
 SMALLEST_SIDE = 16
 
@@ -73,3 +73,20 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     listed = tuple(choices)
     if value not in listed:
         raise mismatch(name, f"one of {', '.join(listed)}", repr(value))
+
+
+def check_device(name: str) -> str:
+    """Return the device that ``auto`` stands for, or the one that was named.
+
+    Raises:
+        ValueError: if torch has none of that name here.
+    """
+    if name != "auto":
+        try:
+            torch.empty(0, device=name)
+        except (AssertionError, RuntimeError) as error:
+            raise mismatch("device", "auto or one that torch has here", f"{name!r} ({error})") from error
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -28,7 +28,7 @@ from februus.benchmark.scans import measure_scan
 from februus.benchmark.speed import compare_batched, compare_round, measure_rounds
 from februus.benchmark.suite import draw_case, read_suite, run_suite, takes_inpainter
 from februus.benchmark.zoo import Recipe, plan, tables, train_zoo
-from februus.checks import check_range, mismatch
+from februus.checks import check_device, check_range, mismatch
 from februus.data import Dataset, Source, load
 from februus.explanation import draw_explanation
 from februus.explanation import explain as explain_picture
@@ -92,7 +92,7 @@ class ModelOptions:
             weights=self.weights,
             normalization=self.normalization,
             image_size=self.image_size,
-            device=_device(self.device),
+            device=check_device(self.device),
         )
 
     def picture_size(self, model: Normalized) -> PictureSize:
@@ -109,7 +109,7 @@ class ModelOptions:
             weights=self.weights,
             normalization=self.normalization,
             image_size=self.image_size,
-            device=_device(self.device),
+            device=check_device(self.device),
             **options,
         )
 
@@ -194,7 +194,7 @@ def demo(*, output: Path = Path("februus-demo"), seed: int = 0, device: str = "a
         name="demo",
         model=model,
         test=test,
-        reference=train.take(REFERENCES, seeded(seed)).floats().to(_device(device)),
+        reference=train.take(REFERENCES, seeded(seed)).floats().to(check_device(device)),
         trigger=backdoor.trigger,
         target_label=backdoor.target_label,
     )
@@ -261,7 +261,7 @@ def zoo(
     def on_failure(recipe: Recipe, error: ValueError) -> None:
         console.print(f"failed {recipe.name}: {error}", style="red", soft_wrap=True)
 
-    trainer = partial(_train, engine=_engine(engine, threads), device=_device(device))
+    trainer = partial(_train, engine=_engine(engine, threads), device=check_device(device))
     index = train_zoo(recipes, output, train=trainer, on_model=on_model, on_failure=on_failure)
     for headings, *lines in tables(index):
         drawn = Table(*headings, box=SIMPLE_HEAD)
@@ -701,7 +701,7 @@ def measure_speed(
     settings = Federation(architecture=architecture, clients=clients, malicious=0, seed=seed)
     train = load(data, "train")
     torch.manual_seed(seed)
-    model = Normalized(build(settings.architecture, num_classes=train.num_classes)).eval().to(_device(device))
+    model = Normalized(build(settings.architecture, num_classes=train.num_classes)).eval().to(check_device(device))
     purifier = Purifier.for_model(model, preset="paper", batch_size=pictures)
     batched = compare_batched(purifier, train.take(pictures, seeded(seed)), repeats=repeats)
     console.print(f"one by one takes {_span(batched)} the time of a batch of {pictures}")
@@ -862,7 +862,7 @@ def _train(
             pictures,
             test,
             output,
-            device=_device(device),
+            device=check_device(device),
             center_crop=center_crop,
             engine=engine,
             on_round=on_round,
@@ -922,19 +922,6 @@ def _evaluate(
 
 def _write_text(text: str, path: Path) -> None:
     path.write_text(text)
-
-
-def _device(name: str) -> str:
-    """Return the device that ``auto`` stands for, or the one that was named."""
-    if name != "auto":
-        try:
-            torch.empty(0, device=name)
-        except (AssertionError, RuntimeError) as error:
-            raise mismatch("device", "auto or one that torch has here", f"{name!r} ({error})") from error
-        return name
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 COMMANDS: dict[str, Callable[..., int | None]] = {

@@ -659,7 +659,8 @@ class Verified:
         The hottest region was restored first (`cool`); then it is what is `decisive` between the picture and its
         restoration, grown where that keeps the class: what is left at a trigger's rim carries the class, and the
         inpainter would draw the trigger again from it. A better restoration tells more truly what decides, so that it
-        is asked again, until the class is another one and the same twice. The surest of these answers counts.
+        is asked again, until the class is another one and the same twice. The surest of the answers that change
+        the class counts, of all where none does.
         """
 
         def restore(rows: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torchvision.utils import save_image
 
-from februus.checks import SMALLEST_SIDE, check_choice, check_range, mismatch
+from februus.checks import SMALLEST_SIDE, check_choice, check_device, check_range, mismatch
 from februus.data import Dataset
 from februus.files import output_folder, write_file, write_json
 from februus.inpainters.gan import read_inpainter
@@ -116,8 +116,7 @@ def train_inpainter(
     check_choice("device", device, ("auto", "cpu"))
     _check_sizes(train, test)
     # Told that there is no accelerator, several processes share the work; left alone, each would train by itself.
-    accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
-    accelerator = Accelerator(cpu=device == "cpu" or not accelerated)
+    accelerator = Accelerator(cpu=check_device(device) == "cpu")
     output_folder(output)
     run = _Run(settings, accelerator, torch.cat([data.images for data in train]), output)
     scenes = _held_out(test, settings.seed)
