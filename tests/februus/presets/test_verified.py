@@ -529,10 +529,12 @@ def test_a_class_that_cannot_be_taken_off_is_struck(
     before, flagged = purified.logits_before, purified.flagged
     assert share(flagged[1::2]) > 0.8
     struck = torch.tensor([stage == "strike" for stage in purified.stages])
-    assert share(struck[flagged]) > 0.8
     assert not struck[~flagged].any()
-    assert torch.equal(purified.images[struck], images[struck])
     assert (purified.labels != before.argmax(1))[struck].all()
+    # Of some, a region explains the class as well and goes before it is struck.
+    struck &= purified.masks.flatten(1).all(1)
+    assert share(struck[flagged]) > 0.8
+    assert torch.equal(purified.images[struck], images[struck])
     # The next answer of the same logits, which stay as they were but for the struck one.
     own = torch.zeros_like(before).scatter(1, before.argmax(1, keepdim=True), 1.0).bool()
     assert torch.equal(purified.labels[struck], before.masked_fill(own, -math.inf).argmax(1)[struck])
