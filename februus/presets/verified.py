@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from februus.restorers.guided_filter import GuidedFilter
 from februus.restorers.notch import Notch
 from februus.seeds import seeded
 from februus.types import Inpainter, Localizer, Purified, Restorer
+from februus.universal import SHAPES, Universal, find_universals
 from februus.verification import Law, Tail, answer, concentration, consensus, flip, margins, settle, transplant
 
 __all__ = ["Verified"]
@@ -64,8 +66,10 @@ OF_REGIONS = (
 OF_OTHERS = tuple((jury,) for jury in JURIES)
 # Of the false positives that regions are granted, the share of all sizes together; the rest is the largest's by itself.
 TOGETHER = 0.8
+# Of all false positives, the share that universal perturbations are granted.
+BORNE = 0.1
 # What can be left out, to see what it gives.
-PARTS = ("first-look", "transplant", "concentration", "flip", "whole", "refinement")
+PARTS = ("first-look", "transplant", "concentration", "flip", "whole", "universal", "refinement")
 # Of the option prior: look for a backdoor in the model first.
 SCAN = "scan"
 # How far logits of the same model may lie apart on two machines.
@@ -92,6 +96,8 @@ class Calibration:
         patterns: likewise, with which the noise, and the waves, of innocent pictures bring their class along.
         flips: margins of another class once the smallest region is restored, or the noise, or the waves are taken off.
         joint: the surprise of all that is known of a region, of noise, of waves.
+        universals: perturbations that lead to the class that the model takes to most readily; none where left out.
+        borne: how much of each of them innocent pictures bear, asked of those of that class.
         prior: what is known of a backdoor; None where nothing is.
         known: likewise, with which what innocent pictures show where its trigger lies carries theirs; None likewise.
     """
@@ -110,6 +116,8 @@ class Calibration:
     patterns: tuple[Law, ...]
     flips: tuple[Law, ...]
     joint: tuple[Law, ...]
+    universals: tuple[Universal, ...]
+    borne: tuple[Law, ...]
     prior: Prior | None = None
     known: Law | None = None
 
@@ -120,7 +128,8 @@ class Calibration:
     @property
     def laws(self) -> tuple[Law, ...]:
         """All of them, in the order of the fields."""
-        return (*self.margins, *self.patterns, *self.flips, *self.joint, *([self.known] if self.known else []))
+        known = () if self.known is None else (self.known,)
+        return (*self.margins, *self.patterns, *self.flips, *self.joint, *self.borne, *known)
 
 
 class Pattern(NamedTuple):
@@ -239,6 +248,9 @@ class Verified:
         def law(values: Tensor, *, short: bool = False) -> Law:
             return Law.fit(values, predicted, answers.shape[1], short=short)
 
+        universals: tuple[Universal, ...] = ()
+        if self.without not in ("whole", "universal"):
+            universals = find_universals(model, others, batch_size=batch_size)
         looks, gathering = tuple(map(Tail.fit, looked.unbind(1))), Tail.fit(gathered)
         alone, lost = (tuple(map(law, values.unbind(1))) for values in (left, flipped))
         # The largest counts by itself, too.
@@ -271,6 +283,8 @@ class Verified:
             patterns=alone,
             flips=lost,
             joint=(law(together[0], short=True), *map(law, together[1:])),
+            universals=universals,
+            borne=tuple(law(kind.borne(others), short=True).of(kind.label) for kind in universals),
             prior=prior,
             known=law(placed[:, 0]).of(prior.label) if prior else None,
         )
@@ -307,6 +321,13 @@ class Verified:
                 [(tail.start, tail.scale, tail.count, tail.shape) for tail in tails], dtype=torch.float64
             ),
             "frequencies": calibration.margins[0].frequencies,
+            "universals": torch.cat(
+                [
+                    calibration.probes.new_empty(0, 2, *calibration.probes.shape[1:]),
+                    *(torch.stack([one.perturbation, one.filter])[None] for one in calibration.universals),
+                ]
+            ),
+            "universal_labels": torch.tensor([one.label for one in calibration.universals], dtype=torch.long),
             "laws": torch.stack([torch.stack([law.places, law.spreads]) for law in calibration.laws]),
         }
 
@@ -317,6 +338,7 @@ class Verified:
             ValueError: if tensors are missing or ``model`` is not the one that it was fitted to.
         """
         kept = {"probes", "logits", "resistance", "first_looks", "tails", "frequencies", "laws"}
+        kept |= {"universals", "universal_labels"}
         if missing := kept - set(state):
             raise mismatch(
                 "calibration", f"the tensors {', '.join(sorted(missing))}", ", ".join(sorted(state)) or "none"
@@ -324,8 +346,10 @@ class Verified:
         shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
         prior = Prior.from_tensors(state) if "mask" in state else None
         explanations = 1 + PATTERNS
-        laws, classes = len(SUSPECTED) + PATTERNS + 2 * explanations + bool(prior), shapes["frequencies"]
-        fits = shapes["laws"] == (laws, 2, *classes) and shapes["tails"] == (3 + len(LOOKS) + laws, 4)
+        universals, classes = len(state["universal_labels"]), shapes["frequencies"]
+        laws = len(SUSPECTED) + PATTERNS + 2 * explanations + universals + bool(prior)
+        fits = shapes["universals"] == (universals, 2, *shapes["probes"][1:]) and universals in (0, len(SHAPES))
+        fits = fits and shapes["laws"] == (laws, 2, *classes) and shapes["tails"] == (3 + len(LOOKS) + laws, 4)
         fits = fits and shapes["resistance"] == (2, KNOWN + 1, *shapes["probes"][:1])
         if not fits or len(classes) != 1 or shapes["first_looks"] != (len(LOOKS) + 2,) or len(shapes["probes"]) != 4:
             raise mismatch("calibration", "tensors as `Purifier.save` writes them", shapes)
@@ -343,6 +367,8 @@ class Verified:
             Law(frequencies=state["frequencies"], places=places, spreads=spreads, tail=tail)
             for (places, spreads), tail in zip(state["laws"], tails[len(LOOKS) :], strict=True)
         )
+        labels = state["universal_labels"].tolist()
+        perturbations = zip(labels, state["universals"].to(device), strict=True)
         calibration = Calibration(
             probes=probes,
             logits=logits,
@@ -358,6 +384,10 @@ class Verified:
             patterns=tuple(islice(each, PATTERNS)),
             flips=tuple(islice(each, explanations)),
             joint=tuple(islice(each, explanations)),
+            universals=tuple(
+                Universal(label=label, perturbation=one, filter=another) for label, (one, another) in perturbations
+            ),
+            borne=tuple(law.of(label) for label, law in zip(labels, islice(each, universals), strict=True)),
             prior=prior,
             known=next(each).of(prior.label) if prior else None,
         )
@@ -429,10 +459,23 @@ class Verified:
         restored = self.inpainter(images, masks)
         return restored, masks, answer(model, restored, batch_size=batch_size)
 
+    def judge_universals(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the surprise (N,) of how much pictures (N, 3, H, W) of the `universals`' class bear of them.
+
+        Of pictures of other classes it is minus infinity. It takes no forward.
+        """
+        calibration = self.calibrated()
+        found = torch.full((len(images),), -math.inf, dtype=torch.float64, device=images.device)
+        for one, law in zip(calibration.universals, calibration.borne, strict=True):
+            surprise = law.surprise(one.borne(images)) + math.log10(BORNE / len(calibration.universals))
+            found = torch.where(labels == one.label, torch.maximum(found, surprise), found)
+        return found
+
     @property
     def _chances(self) -> float:
         """What is taken off for trying two explanations, a region and a pattern, or what is known, too (Bonferroni)."""
-        return math.log10(3 if self.calibrated().prior else 2)
+        calibration = self.calibrated()
+        return math.log10((3 if calibration.prior else 2) / (1 - BORNE * bool(calibration.universals)))
 
     def _suspicion(self, free: Tail, look: Tail, found: Tensor, looks: Tensor) -> Tensor:
         """Return the surprise (N,) of a first look, beside what is ``found`` (N,) without one."""
@@ -477,7 +520,8 @@ class Verified:
         looks[:, 0] = look_at_region(0, model, images, heat, labels, probes, batch_size=batch_size)
         suspicion = self._suspicion(calibration.concentration, calibration.looks[0], gathered, looks[:, 0])
         by_prior, known = self._judge_place(model, images, labels, probes, batch_size=batch_size)
-        accused = by_prior >= self.threshold
+        by_universal = self.judge_universals(images, labels)
+        accused = torch.maximum(by_prior, by_universal) >= self.threshold
         # How far beyond what clears it a picture looked, at the last look that it took.
         doubt = suspicion - calibration.suspicious[0]
         left = ((doubt >= 0) | accused).nonzero()[:, 0]
@@ -490,6 +534,7 @@ class Verified:
         glances = look_at_whole(model, (noise, waves), labels, glanced, batch_size=batch_size)[:, 0]
         standing = STILLER.prominence(images)
         doubted = self._suspicion(calibration.prominence, calibration.glance, standing, glances) >= calibration.faint
+        doubted |= by_universal >= self.threshold
         cooled = (images.clone(), torch.zeros_like(heat), before.clone())
         if len(focused):
             _replace(cooled, focused, self.cool(model, images[focused], heat[focused], batch_size=batch_size))
@@ -525,13 +570,22 @@ class Verified:
         faint = doubted & (by_noise < self.threshold)
         by_waves, _ = self._judge_pattern(1, model, waves, before, probes, faint, batch_size=batch_size)
         by_region, by_whole = torch.maximum(by_region, by_prior), torch.maximum(by_noise, by_waves)
-        regional, diffuse = by_region >= self.threshold, by_whole >= self.threshold
+        examined, regional = by_region.isfinite() | by_whole.isfinite(), by_region >= self.threshold
+        by_whole, bearing = torch.maximum(by_whole, by_universal), by_universal >= self.threshold
+        diffuse = by_whole >= self.threshold
         restored, after, masks = images.clone(), before.clone(), torch.zeros_like(heat)
-        spread = diffuse.nonzero()[:, 0]
+        # A region, too, may look like a universal perturbation, and goes first.
+        spread = (diffuse & ~(regional & (torch.maximum(by_noise, by_waves) < self.threshold))).nonzero()[:, 0]
         if len(spread):
             first = torch.where(asked[spread, None, None, None], noise.without[spread], images[spread])
             restored[spread], after[spread] = self._restore_whole(
-                model, images[spread], first, still[spread], labels[spread], batch_size=batch_size
+                model,
+                images[spread],
+                first,
+                still[spread],
+                labels[spread],
+                bearing[spread],
+                batch_size=batch_size,
             )
             masks[spread] = 1.0
         # Where a region explains the class, too, and the whole picture keeps it, the region goes.
@@ -545,7 +599,6 @@ class Verified:
                 tuple(one[guilty] for one in cooled),
                 batch_size=batch_size,
             )
-        examined = by_region.isfinite() | by_whole.isfinite()
         scores = torch.where(examined, torch.maximum(by_region, by_whole), doubt)
         flagged = regional | diffuse
         stages = ("locate", "verify", "classify", "strike")
@@ -600,17 +653,31 @@ class Verified:
         return found, after
 
     def _restore_whole(
-        self, model: nn.Module, images: Tensor, first: Tensor, logits: Tensor, labels: Tensor, *, batch_size: int
+        self,
+        model: nn.Module,
+        images: Tensor,
+        first: Tensor,
+        logits: Tensor,
+        labels: Tensor,
+        bearing: Tensor,
+        *,
+        batch_size: int,
     ) -> tuple[Tensor, Tensor]:
         """Restore whole pictures, as gently as changes the classes ``labels`` (N,); returns pictures and logits.
 
         ``first`` is what was tried already, what the `restorer` makes of them or they themselves, ``logits`` (N, C)
-        what the model says of that. Where nothing changes its class, the surest of all answers counts.
+        what the model says of that. From those that are ``bearing`` them (N,), the universal perturbations are taken
+        off at last. Where nothing changes its class, the surest of all answers counts.
         """
         best = first.clone(), logits.clone()
-        further: list[Restorer] = [STILLER, *(CosineThreshold(threshold=threshold) for threshold in DENOISED)]
-        for restorer in further:
-            rows = (best[1].argmax(1) == labels).nonzero()[:, 0]
+        everywhere = torch.ones_like(bearing)
+        further: list[tuple[Restorer, Tensor]] = [(STILLER, everywhere)]
+        further += [(CosineThreshold(threshold=threshold), everywhere) for threshold in DENOISED]
+        calibration = self.calibrated()
+        for one, law in zip(calibration.universals, calibration.borne, strict=True):
+            further.append((partial(one.without, usual=law.places[one.label].item()), bearing))
+        for restorer, asked in further:
+            rows = (asked & (best[1].argmax(1) == labels)).nonzero()[:, 0]
             if len(rows):
                 restored = restorer(images[rows])
                 _prefer(best, rows, (restored, answer(model, restored, batch_size=batch_size)), labels)

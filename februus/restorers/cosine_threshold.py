@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -10,11 +9,9 @@ from torch import Tensor
 
 from februus.checks import check_images, check_range
 from februus.restorers._spinning import BLOCK, spun
+from februus.spectra import OPPONENTS, cosines, turned
 
 __all__ = ["CosineThreshold"]
-
-# Brightness and two differences of colours, at right angles and of length 1, so that noise stays as strong.
-OPPONENTS = ((3**-0.5,) * 3, (2**-0.5, 0.0, -(2**-0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +39,7 @@ class CosineThreshold:
         """Return denoised pictures (N, 3, H, W)."""
         check_images(images)
         colours = torch.tensor(OPPONENTS).to(images)
-        steps = torch.arange(BLOCK)
-        waves = torch.cos(math.pi * (2 * steps + 1) * steps[:, None] / (2 * BLOCK)) * (2 / BLOCK) ** 0.5
-        waves[0] /= 2**0.5
-        waves = waves.to(images)
+        waves = cosines(BLOCK).to(images)
 
         def restore(part: Tensor) -> Tensor:
             height, width = (side // BLOCK * BLOCK for side in part.shape[2:])
@@ -58,10 +52,5 @@ class CosineThreshold:
             restored[:, :, :height, :width] = kept.flatten(2, 3).flatten(3)
             return restored
 
-        restored = spun(_turned(images, colours), self.places, restore)
-        return _turned(restored, colours.T).clamp(0, 1)
-
-
-def _turned(images: Tensor, colours: Tensor) -> Tensor:
-    """Return pictures (N, 3, H, W) in other colours, the rows of ``colours`` (3, 3)."""
-    return torch.einsum("kc,nchw->nkhw", colours, images)
+        restored = spun(turned(images, colours), self.places, restore)
+        return turned(restored, colours.T).clamp(0, 1)

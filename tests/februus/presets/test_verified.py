@@ -507,7 +507,8 @@ def test_a_whole_picture_is_restored_as_gently_as_changes_the_class(kind: str, r
     labels = found.model(images).argmax(1)
     still = CosineThreshold()(images)
     said = found.model(still).detach()
-    restored, logits = preset._restore_whole(found.model, images, still, said, labels, batch_size=64)
+    nowhere = torch.zeros(len(images), dtype=torch.bool)
+    restored, logits = preset._restore_whole(found.model, images, still, said, labels, nowhere, batch_size=64)
     torch.testing.assert_close(logits, found.model(restored).detach(), rtol=0, atol=1e-5)
     steps = whole_restorations(images)
     for picture, tried, label in zip(restored, zip(*steps, strict=True), labels, strict=True):
@@ -555,6 +556,42 @@ def test_what_changes_the_class_counts_before_what_is_surer() -> None:
     best = (torch.stack([kept, kept, changed]),)
     module._prefer(best, rows, (torch.stack([surer, changed, surer]),), labels)
     assert torch.equal(best[0], torch.stack([surer, changed, changed]))
+
+
+@dataclass(frozen=True)
+class Shaded:
+    """A faint shade over the whole picture, of low frequencies, in several colours."""
+
+    def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        rows, columns = (torch.linspace(0, math.pi, side) for side in images.shape[2:])
+        shade = torch.cos(2 * rows)[:, None] * torch.cos(4 * columns)
+        return (images + shade * torch.tensor([1.0, -1.0, 0.5]).view(3, 1, 1) * 32 / 255).clamp(0, 1)
+
+
+@pytest.fixture(scope="module")
+def shaded(trained_toy: Normalized, toy_draw: Callable[..., Dataset], reference: Tensor, toy_test: Dataset) -> Case:
+    """Train a fresh toy on pictures under a shade."""
+    model = retrained(trained_toy, poison(toy_draw(600), Shaded(), 0, 0.3, seeded(2)))
+    return case(model, Shaded(), reference, toy_test)
+
+
+def test_a_trigger_of_low_frequencies_is_found_by_what_the_model_takes_to_most_readily(shaded: Case) -> None:
+    left_out = Purifier.for_model(shaded.model, shaded.reference, inpainter="telea", without="universal")
+    assert verified(left_out).calibrated().universals == ()
+    before = left_out(shaded.triggered)
+    calibration, labels = verified(shaded.purifier).calibrated(), shaded.model(shaded.triggered).argmax(1)
+    assert [one.label for one in calibration.universals] == [shaded.target] * 2
+    led = labels == shaded.target
+    assert share(led) > 0.9
+    purified = shaded.purifier(shaded.triggered)
+    assert share(purified.flagged) > share(before.flagged) + 0.1
+    shown = shaded.untriggered.labels
+    assert share(purified.labels == shown) > share(before.labels == shown) + 0.1
+    assert share(shaded.purifier(shaded.clean.floats()).flagged) <= 0.03
+    # Of other classes it says nothing.
+    judged = verified(shaded.purifier).judge_universals(shaded.triggered, labels)
+    assert torch.equal(judged.isfinite(), led)
+    assert (verified(shaded.purifier).judge_universals(shaded.triggered, labels + 1) == -math.inf).all()
 
 
 # --- thresholds come from the reference alone ------------------------------------------------------------------------
@@ -778,8 +815,8 @@ def test_a_pattern_counts_by_itself_and_with_what_is_left_without_it(waved: Case
     left, flipped = torch.tensor([1.0, 1.0, 1.0]), torch.tensor([-60.0, 3.0, 60.0])
     judged = preset.judge_pattern(1, left, flipped)
     assert judged[0] <= judged[1] < judged[2]
-    # A quarter of the rate: regions have a half, noise the other quarter.
-    alone = calibration.patterns[1].surprise(left) - math.log10(4)
+    # A quarter of nine tenths of the rate: regions have a half, noise another quarter; universals a tenth of all.
+    alone = calibration.patterns[1].surprise(left) - math.log10(4 / 0.9)
     assert (judged >= alone - 1e-9).all()
 
 
@@ -877,7 +914,9 @@ def test_broken_settings_are_refused(patched: Case, folder: Path, content: str |
         Purifier.load(folder, patched.model)
 
 
-@pytest.mark.parametrize("name", ["probes", "logits", "first_looks", "tails", "frequencies", "laws"])
+@pytest.mark.parametrize(
+    "name", ["probes", "logits", "first_looks", "tails", "frequencies", "laws", "universals", "universal_labels"]
+)
 @pytest.mark.parametrize("spoil", ["missing", "shorter", "flat", "text"])
 def test_broken_calibrations_are_refused(patched: Case, folder: Path, name: str, spoil: str) -> None:
     path = folder / "calibration.safetensors"
@@ -900,7 +939,7 @@ def test_a_folder_that_lost_its_calibration_is_refused(patched: Case, folder: Pa
     (folder / "calibration.safetensors").unlink()
     with pytest.raises(
         ValueError,
-        match=r"calibration: expected the tensors first_looks, frequencies, laws, .*, resistance, tails, got",
+        match=r"calibration: expected the tensors first_looks, .*, tails, universal_labels, universals, got",
     ):
         Purifier.load(folder, patched.model)
 

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from februus import universal as module
+from februus.spectra import Spectrum
+from februus.universal import SHAPES, STRENGTH, Universal, find_universals, perturb
+from februus.verification import margins
+
+SIDE = 16
+
+
+class Backdoored(nn.Module):
+    """A linear model of some classes, one of which a faint pattern leads to."""
+
+    def __init__(self, pattern: Tensor, label: int, classes: int = 6):
+        super().__init__()
+        weights = torch.randn(classes, 3 * SIDE * SIDE, generator=torch.Generator().manual_seed(2)) * 0.2
+        weights[label] += 4 * pattern.flatten()
+        self.weights = nn.Parameter(weights)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - 0.5).flatten(1) @ self.weights.T
+
+
+@pytest.fixture
+def pattern() -> Tensor:
+    return torch.randn(3, SIDE, SIDE, generator=torch.Generator().manual_seed(3)).sign()
+
+
+@pytest.fixture
+def images() -> Tensor:
+    """Draw pictures that are smooth, as natural ones are."""
+    drawn = torch.rand(40, 3, 4, 4, generator=torch.Generator().manual_seed(4))
+    return 0.25 + nn.functional.interpolate(drawn, SIDE, mode="bilinear") / 2
+
+
+@pytest.mark.parametrize("label", [0, 4])
+def test_the_class_of_a_backdoor_is_found_and_who_bears_its_trigger(
+    pattern: Tensor, images: Tensor, label: int
+) -> None:
+    model = Backdoored(pattern, label).train()
+    found = find_universals(model, images, batch_size=16)
+    assert [one.label for one in found] == [label] * len(SHAPES)
+    assert model.training
+    assert model.weights.grad is None
+    for one in found:
+        assert one.perturbation.shape == one.filter.shape == (3, SIDE, SIDE)
+        assert one.perturbation.square().mean().sqrt() <= STRENGTH * 1.0001
+    white = found[0]
+    assert nn.functional.cosine_similarity(white.perturbation.flatten(), pattern.flatten(), dim=0) > 0.8
+    once = white.borne(images + white.perturbation) - white.borne(images)
+    torch.testing.assert_close(once, torch.ones(len(images)), rtol=0, atol=1e-3)
+    clean, triggered = white.borne(images), white.borne((images + 0.03 * pattern).clamp(0, 1))
+    assert triggered.min() > clean.max()
+
+
+def test_what_is_taken_off_is_what_is_borne_beyond_the_usual() -> None:
+    pattern = torch.zeros(3, SIDE, SIDE)
+    pattern[:, 3, 5] = 0.1
+    one = Universal(label=1, perturbation=pattern, filter=pattern / pattern.square().sum())
+    images = torch.full((3, 3, SIDE, SIDE), 0.5)
+    usual = one.borne(images)[0].item()
+    bearing = images + torch.tensor([0.0, 2.0, -1.0]).view(3, 1, 1, 1) * pattern
+    restored = one.without(bearing, usual=usual)
+    torch.testing.assert_close(restored[:2], images[:2])
+    # What bears less is left alone.
+    torch.testing.assert_close(restored[2], bearing[2])
+    assert one.without(images * 2 + 10 * pattern, usual=usual).amax() <= 1
+
+
+def test_the_batch_size_changes_nothing(pattern: Tensor, images: Tensor) -> None:
+    model, spectrum = Backdoored(pattern, 1), Spectrum.fit(images)
+    first, second = (perturb(model, images, 1, spectrum, steps=3, batch_size=size) for size in (7, 64))
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
+
+
+def test_of_many_classes_those_are_ranked_that_pictures_are_near_to(
+    pattern: Tensor, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, ranked = Backdoored(pattern, 3), list[int]()
+
+    def recorded(*args: Any, **options: Any) -> Tensor:
+        ranked.append(args[2])
+        return perturb(*args, **options)
+
+    monkeypatch.setattr(module, "perturb", recorded)
+    monkeypatch.setattr(module, "RANKED", 2)
+    found = find_universals(model, images, batch_size=64)[0].label
+    nearest = torch.stack([margins(model(images[:16]), torch.full((16,), label)).mean() for label in range(6)])
+    assert ranked == [*nearest.topk(2).indices.tolist(), found, found]
+
+
+def test_a_model_that_nothing_leads_anywhere_is_survived(images: Tensor) -> None:
+    model = Backdoored(torch.zeros(3, SIDE, SIDE), 0)
+    nn.init.zeros_(model.weights)
+    for one in find_universals(model, images, batch_size=64):
+        assert one.perturbation.eq(0).all()
+        assert one.borne(images).isfinite().all()
