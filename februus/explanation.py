@@ -41,6 +41,7 @@ TITLE, CHARACTERS = 20, 14
 # Lines of a contour run through the middles of points: so many of them a pixel side follow its edges.
 FINE = 8
 PATTERN_NAMES = ("The noise on it", "The waves on it")
+UNIVERSAL_NAME = "What leads the model"
 GUILTY, INNOCENT, OUTLINE = "#c00000", "#707070", "#ffe000"
 
 
@@ -102,6 +103,8 @@ class Evidence:
         foreign: which of them are of another class than the picture (P,), bool.
         regions: the hottest region of each size, from small to large.
         patterns: what is taken off the whole picture: noise, and waves outside the hottest quarter.
+        universal: of the perturbations that lead to the class that the model takes to most readily, the one that the
+            picture bears most surprisingly; none where that is another class than the picture's.
         threshold: score from which on a candidate is guilty.
     """
 
@@ -110,6 +113,7 @@ class Evidence:
     foreign: Tensor
     regions: tuple[Candidate, ...]
     patterns: tuple[Candidate, ...]
+    universal: tuple[Candidate, ...]
     threshold: float
 
 
@@ -218,12 +222,20 @@ def _try(purifier: Purifier, preset: Verified, image: Tensor, purified: Purified
         score = preset.judge_pattern(place, consensus(calibration.against(left, PATTERNED + place)), flipped)
         margin = consensus(left)
         patterns.append(candidate(pattern.added, nowhere, pattern.without, margin=margin, heat=None, score=score))
+    universal = []
+    judged = preset.judge_universals(image, label)[0]
+    if judged.isfinite().any():
+        removed = preset.take_off()[int(judged.argmax())](image)
+        margin = consensus(add_pattern(model, image - removed, label, probes, batch_size=batch_size))
+        score = judged.amax()
+        universal.append(candidate(image - removed, nowhere, removed, margin=margin, heat=None, score=score))
     return Evidence(
         probes=probes,
         logits=logits,
         foreign=foreign,
         regions=tuple(regions),
         patterns=tuple(patterns),
+        universal=tuple(universal),
         threshold=preset.threshold,
     )
 
@@ -240,12 +252,13 @@ def draw_explanation(path: Path, explanation: Explanation, classes: Sequence[str
         ValueError: if the file cannot be written.
     """
     evidence = explanation.evidence
-    candidates = (*evidence.regions, *evidence.patterns) if evidence else ()
+    candidates = (*evidence.regions, *evidence.patterns, *evidence.universal) if evidence else ()
     sheet = _Sheet(rows=2 + len(candidates) + bool(evidence), classes=classes)
     _draw_heats(sheet, explanation)
     if evidence:
         _draw_probes(sheet, evidence)
         parts = (*(f"The hottest {_percent(region.mask)}" for region in evidence.regions), *PATTERN_NAMES)
+        parts += (UNIVERSAL_NAME,) * len(evidence.universal)
         for row, (part, candidate) in enumerate(zip(parts, candidates, strict=True), start=2):
             _draw_candidate(sheet, row, explanation, evidence, candidate, part)
     _draw_verdict(sheet, explanation)
@@ -360,6 +373,10 @@ def _draw_candidate(
         f"(margin {_signed(candidate.margin)}). {_rarity(candidate.score)}",
         f"Without it, the picture {'stays' if after == before else 'is'} {sheet.name(after)}.",
     ]
+    if candidate in evidence.universal:
+        lines.append(
+            f"A pattern like it leads most pictures to {name}, the class that this model takes to most readily."
+        )
     if candidate.score >= evidence.threshold and not candidate.guilty:
         cleared = whole or explanation.purified.stages[0] == "locate"
         lines.append("But a first look had cleared it." if cleared else "But all that is known of it does not.")
@@ -390,12 +407,14 @@ def _draw_verdict(sheet: _Sheet, explanation: Explanation) -> None:
     elif evidence is None:
         lines = ["Nothing is hot; it is passed on as it came."]
     elif whole:
-        scores = [candidate.score for candidate in evidence.patterns]
-        part = PATTERN_NAMES[scores.index(max(scores))]
-        lines = [
-            f"{part}, added to other pictures, pushed them towards {before} as innocent pictures' do not.",
-            f"So the picture was restored as a whole, and {now}",
-        ]
+        scores = [candidate.score for candidate in (*evidence.patterns, *evidence.universal)]
+        place = scores.index(max(scores))
+        if place < len(PATTERN_NAMES):
+            part = PATTERN_NAMES[place]
+            why = f"{part}, added to other pictures, pushed them towards {before} as innocent pictures' do not."
+        else:
+            why = f"It bears more of a pattern that leads pictures to {before} than innocent pictures do."
+        lines = [why, f"So the picture was restored as a whole, and {now}"]
     elif touched:
         best = max(evidence.regions, key=lambda candidate: candidate.score)
         lines = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -21,10 +22,13 @@ STRENGTH, NOISE = 0.018, 0.1
 LED = 6.0
 # Pictures and steps that it takes to rank the classes, and to perturb for the first of them; how many are ranked.
 RANKING, PERTURBING, RANKED = (16, 4), (256, 8), 64
+# Pictures that a step sees at most: each of some steps others.
+SEEN = 64
 # How far a way of that many steps would lead, had it no turns and no end, in strengths.
 WAY = 1.5
-# Powers of the amplitudes of natural pictures that slopes are multiplied by: waves of any kind, and as pictures have.
-SHAPES = (0.0, 1.0)
+# Powers of the amplitudes of natural pictures that slopes are multiplied by: waves of any kind, and such as pictures
+# have, and such as are strongest in them.
+SHAPES = (0.0, 1.0, 2.0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,10 +125,12 @@ def perturb(
     """
     strength = STRENGTH * images[0].numel() ** 0.5
     found = torch.zeros_like(images[:1])
+    parts = math.ceil(len(images) / SEEN)
     for step in range(steps):
-        noise = torch.randn(images.shape, generator=seeded(step, device=images.device), device=images.device)
-        noisy = images + NOISE * noise
-        slope = spectrum.shaped(_slope(model, noisy, found, label, batch_size=batch_size), power)
+        seen = images[step % parts :: parts]
+        noise = torch.randn(seen.shape, generator=seeded(step, device=seen.device), device=seen.device)
+        slope = _slope(model, seen + NOISE * noise, found, label, batch_size=batch_size)
+        slope = spectrum.shaped(slope, power)
         found = found + slope * (WAY * strength / steps / _length(slope))
         found = found * min(1.0, strength / _length(found))
     return found[0]

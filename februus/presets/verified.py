@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from captum.attr import Saliency
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 from typing_extensions import Self
 
@@ -460,16 +461,24 @@ class Verified:
         return restored, masks, answer(model, restored, batch_size=batch_size)
 
     def judge_universals(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the surprise (N,) of how much pictures (N, 3, H, W) of the `universals`' class bear of them.
+        """Return the surprise (N, K) of how much pictures (N, 3, H, W) bear of each of the `universals`.
 
-        Of pictures of other classes it is minus infinity. It takes no forward.
+        Of pictures of other ``labels`` (N,) than theirs it is minus infinity. It takes no forward.
         """
         calibration = self.calibrated()
-        found = torch.full((len(images),), -math.inf, dtype=torch.float64, device=images.device)
-        for one, law in zip(calibration.universals, calibration.borne, strict=True):
+        found = torch.full((len(images), len(calibration.universals)), -math.inf, dtype=torch.float64).to(images.device)
+        for place, (one, law) in enumerate(zip(calibration.universals, calibration.borne, strict=True)):
             surprise = law.surprise(one.borne(images)) + math.log10(BORNE / len(calibration.universals))
-            found = torch.where(labels == one.label, torch.maximum(found, surprise), found)
+            found[:, place] = torch.where(labels == one.label, surprise, -math.inf)
         return found
+
+    def take_off(self) -> list[Restorer]:
+        """Return, for each of the `universals`, what takes off pictures what they bear of it beyond the usual."""
+        calibration = self.calibrated()
+        return [
+            partial(one.without, usual=law.places[one.label].item())
+            for one, law in zip(calibration.universals, calibration.borne, strict=True)
+        ]
 
     @property
     def _chances(self) -> float:
@@ -520,7 +529,7 @@ class Verified:
         looks[:, 0] = look_at_region(0, model, images, heat, labels, probes, batch_size=batch_size)
         suspicion = self._suspicion(calibration.concentration, calibration.looks[0], gathered, looks[:, 0])
         by_prior, known = self._judge_place(model, images, labels, probes, batch_size=batch_size)
-        by_universal = self.judge_universals(images, labels)
+        by_universal = F.pad(self.judge_universals(images, labels), (1, 0), value=-math.inf).amax(1)
         accused = torch.maximum(by_prior, by_universal) >= self.threshold
         # How far beyond what clears it a picture looked, at the last look that it took.
         doubt = suspicion - calibration.suspicious[0]
@@ -673,9 +682,7 @@ class Verified:
         everywhere = torch.ones_like(bearing)
         further: list[tuple[Restorer, Tensor]] = [(STILLER, everywhere)]
         further += [(CosineThreshold(threshold=threshold), everywhere) for threshold in DENOISED]
-        calibration = self.calibrated()
-        for one, law in zip(calibration.universals, calibration.borne, strict=True):
-            further.append((partial(one.without, usual=law.places[one.label].item()), bearing))
+        further += [(restorer, bearing) for restorer in self.take_off()]
         for restorer, asked in further:
             rows = (asked & (best[1].argmax(1) == labels)).nonzero()[:, 0]
             if len(rows):

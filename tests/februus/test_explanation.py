@@ -316,6 +316,33 @@ def test_words_for_a_picture_that_was_restored_as_a_whole(guilty: Explanation, w
     assert found(written, "the model still says class 0; this is no answer, and the likeliest other one is class 3")
 
 
+def test_what_leads_the_model_is_tried_on_pictures_of_that_class(
+    purifier: Purifier, toy_test: Dataset, words: Words
+) -> None:
+    assert isinstance(purifier.preset, Verified)
+    universals = purifier.preset.calibrated().universals
+    images, label = toy_test.floats(), universals[0].label
+    labels = answer(purifier.model, images, batch_size=64).argmax(1)
+    other = explain(purifier, images[labels != label][:1])
+    assert other.evidence is not None
+    assert other.evidence.universal == ()
+    # Beyond what pictures bear, so that there is something to take off.
+    image = (images[labels == label][:1] + 4 * universals[0].perturbation).clamp(0, 1)
+    led = explain(purifier, image)
+    assert led.evidence is not None
+    (candidate,) = led.evidence.universal
+    torch.testing.assert_close(image[0] - candidate.part, candidate.removed, rtol=0, atol=1e-6)
+    assert candidate.part.abs().amax() > 0
+    assert candidate.score == pytest.approx(
+        purifier.preset.judge_universals(image, torch.tensor([label])).amax().item()
+    )
+    whole = replace(led.purified, masks=torch.ones_like(led.purified.masks))
+    candidates = (replace(candidate, score=50.0),)
+    written = words(replace(led, purified=whole, evidence=replace(led.evidence, universal=candidates)))
+    assert found(written, f"It bears more of a pattern that leads pictures to class {label} than innocent pictures do.")
+    assert found(written, f"A pattern like it leads most pictures to class {label}, the class that this model takes to")
+
+
 def test_words_for_innocent_pictures(purifier: Purifier, clean: Tensor, words: Words) -> None:
     innocent = explain(purifier, clean)
     first = replace(innocent, purified=replace(innocent.purified, stages=("locate",)))
