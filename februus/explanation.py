@@ -20,7 +20,8 @@ from februus.localizers._layers import convolutions, last_of_each_size
 from februus.localizers.grad_cam import GradCam
 from februus.localizers.gradient_x_activation import GradientXActivation
 from februus.masks import top_fraction
-from februus.presets.verified import PATTERNED, REGIONS, SUSPECTED, Verified, add_pattern, carried_by_regions
+from februus.presets._calibration import PATTERNED, REGIONS, SUSPECTED
+from februus.presets.verified import Verified, add_pattern, carried_by_regions
 from februus.purifier import Purifier
 from februus.types import Purified
 from februus.verification import answer, concentration, consensus, flip

@@ -42,6 +42,8 @@ class Record:
         confidence_after: its probability.
         flagged: whether the picture is suspected of a trigger.
         score: how suspicious it is.
+        stage: the last one that it went through; after `strike` the model itself would still say `label_before` of what
+            was written.
         mask_area: share of the picture that was restored.
         error: why nothing was done, empty where all went well.
     """
@@ -54,6 +56,7 @@ class Record:
     confidence_after: float | None = None
     flagged: bool | None = None
     score: float | None = None
+    stage: str = ""
     mask_area: float | None = None
     error: str = ""
 
@@ -223,6 +226,7 @@ def _sanitize_batch(
             confidence_after=round(after.max().item(), 6),
             flagged=bool(one.flagged[0]),
             score=round(one.scores[0].item(), 6),
+            stage=one.stages[0],
             mask_area=round(one.masks.mean().item() * share**2, 6),
         )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,27 +21,33 @@ from februus.inpainters.gan import Gan
 from februus.localizers.gradient_x_activation import GradientXActivation
 from februus.masks import dilate, top_fraction
 from februus.models.modes import evaluation_mode, recorded_outputs
+from februus.presets._calibration import (
+    KNOWN,
+    LOOKS,
+    PATTERNED,
+    PATTERNS,
+    REGIONS,
+    SUSPECTED,
+    Calibration,
+    in_units,
+)
 from februus.priors import Prior, scan
 from februus.restorers.cosine_threshold import CosineThreshold
 from februus.restorers.guided_filter import GuidedFilter
 from februus.restorers.notch import Notch
 from februus.seeds import seeded
 from februus.types import Inpainter, Localizer, Purified, Restorer
-from februus.universal import SHAPES, Universal, find_universals
+from februus.universal import Universal, find_universals
 from februus.verification import Law, Tail, answer, concentration, consensus, flip, margins, settle, transplant
 
 __all__ = ["Verified"]
 
-# Regions that are put on other pictures, as shares of the picture's area; the smallest is removed first.
-SUSPECTED: tuple[float, ...] = (0.03, 0.1, 0.25)
-# The first looks at regions: which of the suspected ones is put on which other picture, and the share of the reference
-# pictures that this one and those before it do not clear; that share of the look at the whole picture.
-LOOKS = ((2, 0), (1, 1))
+# The share of the reference pictures that each of `LOOKS` does not clear, with those before it; that of the look at
+# the whole picture.
 UNCLEARED, UNCLEARED_WHOLE = (0.3, 0.12), 0.12
 # What takes waves and the like off a picture, so that they are seen, and what takes one off that stands out; where that
 # does not do, how much more noise is taken off.
 SMOOTHER, STILLER = GuidedFilter(), Notch()
-PATTERNS = 2
 DENOISED = (0.2, 0.3)
 # Pictures that a region is put on, in the order in which they are asked: the first may acquit it, those with the second
 # convict it.
@@ -52,8 +57,8 @@ JURIES = slice(0, 2), slice(2, 4), slice(4, PROBES)
 # share of the highest value on it is removed, first and each time that the class was not settled; by which share of
 # the side it is grown where that keeps the class, and how often at most.
 SMOOTHED, DECISIVE, GROWN, GROWTHS = 1 / 16, (0.2, 0.1, 0.05, 0.05), 1 / 32, 3
-# Where regions, patterns and a known place stand in the resistance of the probes; the least spread there.
-REGIONS, PATTERNED, KNOWN, LEAST_SPREAD = slice(len(SUSPECTED)), len(SUSPECTED), len(SUSPECTED) + PATTERNS, 1e-6
+# The least spread in the resistance of the probes.
+LEAST_SPREAD = 1e-6
 # What is asked of regions, sizes and probes, until it is settled: of the first probes what `LOOKS` left; then the small
 # ones may convict before the largest does.
 OF_REGIONS = (
@@ -75,62 +80,6 @@ PARTS = ("first-look", "transplant", "concentration", "flip", "whole", "universa
 SCAN = "scan"
 # How far logits of the same model may lie apart on two machines.
 SAME = 1e-2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """What reference pictures taught.
-
-    Args:
-        probes: the pictures that regions are put on (P, 3, H, W); the first look at regions asks the first.
-        logits: the model's answer to them (P, C), by which another model is told apart.
-        resistance: of the probes: mean and standard deviation of the margins with which innocent pictures carry their
-            class to each of them (2, E, P), for each of `SUSPECTED`, the noise, the waves and a known place.
-        suspicious: surprise up to which each first look, with those before it, clears a picture.
-        faint: surprise up to which the look at what was taken off the whole picture clears it.
-        glancing: which of the probes that look asks.
-        looks: margin with which an innocent region carries its class to the one other picture of each first look.
-        concentration: of innocent heat in the smallest of `SUSPECTED`.
-        glance: margin with which what is faint on innocent pictures carries its class to one other picture.
-        prominence: of the wave that stands out of innocent pictures.
-        margins: with which innocent regions carry their class, for each of `SUSPECTED`, in units of the resistance.
-        patterns: likewise, with which the noise, and the waves, of innocent pictures bring their class along.
-        flips: margins of another class once the smallest region is restored, or the noise, or the waves are taken off.
-        joint: the surprise of all that is known of a region, of noise, of waves.
-        universals: perturbations that lead to the class that the model takes to most readily; none where left out.
-        borne: how much of each of them innocent pictures bear, asked of those of that class.
-        prior: what is known of a backdoor; None where nothing is.
-        known: likewise, with which what innocent pictures show where its trigger lies carries theirs; None likewise.
-    """
-
-    probes: Tensor
-    logits: Tensor
-    resistance: Tensor
-    suspicious: tuple[float, ...]
-    faint: float
-    glancing: int
-    looks: tuple[Tail, ...]
-    concentration: Tail
-    glance: Tail
-    prominence: Tail
-    margins: tuple[Law, ...]
-    patterns: tuple[Law, ...]
-    flips: tuple[Law, ...]
-    joint: tuple[Law, ...]
-    universals: tuple[Universal, ...]
-    borne: tuple[Law, ...]
-    prior: Prior | None = None
-    known: Law | None = None
-
-    def against(self, margins: Tensor, kind: slice | int, jury: slice = slice(None)) -> Tensor:
-        """Return margins (N, ..., P) on the probes of ``jury`` in units of their `resistance` to some kind."""
-        return _against(margins, self.resistance.to(margins.device)[:, kind, jury])
-
-    @property
-    def laws(self) -> tuple[Law, ...]:
-        """All of them, in the order of the fields."""
-        known = () if self.known is None else (self.known,)
-        return (*self.margins, *self.patterns, *self.flips, *self.joint, *self.borne, *known)
 
 
 class Pattern(NamedTuple):
@@ -156,7 +105,9 @@ class Verified:
     inpainted, again and again until the class is another one and stays so. Where no small region explains the class and
     the noise, what is weak in the cosine transform, brings the class along when it is added to reference pictures, or
     where the waves that smoothing takes off outside the hottest quarter do so, the trigger is diffuse: the noise is
-    taken off and, where that leaves the class, the wave that stands out, or more noise. *Strike*: where the picture
+    taken off and, where that leaves the class, the wave that stands out, or more noise. So it is where a picture of the
+    class that the model takes to most readily bears more than others of what leads there, a universal perturbation,
+    which is then taken off, too, as far as the picture bears it. *Strike*: where the picture
     keeps the class through all of that, what made it is proven all the same, and the likeliest other one is the answer.
 
     First looks clear most pictures for the price of a backward and three forwards: one region on one other picture
@@ -179,7 +130,8 @@ class Verified:
         seed: of the choice of probes among the reference pictures.
         without: a part that is left out, for ablations: ``first-look`` examines every picture, ``transplant``,
             ``concentration`` and ``flip`` leave the others to judge regions (and the last one to judge patterns, too),
-            ``whole`` knows only regions, ``refinement`` removes the smallest suspected region as it is.
+            ``whole`` knows only regions, ``universal`` no universal perturbations, ``refinement`` removes the smallest
+            suspected region as it is.
         calibration: made by `fit`.
     """
 
@@ -235,7 +187,7 @@ class Verified:
             batches.append(found)
         predicted, gathered, standing, glances, brought, flipped = map(torch.cat, zip(*batches, strict=True))
         resistance = torch.stack([brought.mean(0), brought.std(0).clamp(min=LEAST_SPREAD)])
-        relative = _against(brought, resistance)
+        relative = in_units(brought, resistance)
         agreed = consensus(relative)
         carried, left, placed = agreed.tensor_split((PATTERNED, KNOWN), 1)
         # The probe that goes most with what all of them say is asked first.
@@ -307,30 +259,7 @@ class Verified:
         Raises:
             ValueError: if there is none.
         """
-        calibration = self.calibrated()
-        first = (calibration.concentration, calibration.glance, calibration.prominence, *calibration.looks)
-        tails = (*first, *(law.tail for law in calibration.laws))
-        return {
-            **(calibration.prior.tensors() if calibration.prior else {}),
-            "probes": calibration.probes,
-            "logits": calibration.logits,
-            "resistance": calibration.resistance,
-            "first_looks": torch.tensor(
-                [*calibration.suspicious, calibration.faint, calibration.glancing], dtype=torch.float64
-            ),
-            "tails": torch.tensor(
-                [(tail.start, tail.scale, tail.count, tail.shape) for tail in tails], dtype=torch.float64
-            ),
-            "frequencies": calibration.margins[0].frequencies,
-            "universals": torch.cat(
-                [
-                    calibration.probes.new_empty(0, 2, *calibration.probes.shape[1:]),
-                    *(torch.stack([one.perturbation, one.filter])[None] for one in calibration.universals),
-                ]
-            ),
-            "universal_labels": torch.tensor([one.label for one in calibration.universals], dtype=torch.long),
-            "laws": torch.stack([torch.stack([law.places, law.spreads]) for law in calibration.laws]),
-        }
+        return self.calibrated().tensors()
 
     def with_state(self, model: nn.Module, state: dict[str, Tensor]) -> Self:
         """Return this preset with a calibration that was kept.
@@ -338,60 +267,12 @@ class Verified:
         Raises:
             ValueError: if tensors are missing or ``model`` is not the one that it was fitted to.
         """
-        kept = {"probes", "logits", "resistance", "first_looks", "tails", "frequencies", "laws"}
-        kept |= {"universals", "universal_labels"}
-        if missing := kept - set(state):
-            raise mismatch(
-                "calibration", f"the tensors {', '.join(sorted(missing))}", ", ".join(sorted(state)) or "none"
-            )
-        shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        prior = Prior.from_tensors(state) if "mask" in state else None
-        explanations = 1 + PATTERNS
-        universals, classes = len(state["universal_labels"]), shapes["frequencies"]
-        laws = len(SUSPECTED) + PATTERNS + 2 * explanations + universals + bool(prior)
-        fits = shapes["universals"] == (universals, 2, *shapes["probes"][1:]) and universals in (0, len(SHAPES))
-        fits = fits and shapes["laws"] == (laws, 2, *classes) and shapes["tails"] == (3 + len(LOOKS) + laws, 4)
-        fits = fits and shapes["resistance"] == (2, KNOWN + 1, *shapes["probes"][:1])
-        if not fits or len(classes) != 1 or shapes["first_looks"] != (len(LOOKS) + 2,) or len(shapes["probes"]) != 4:
-            raise mismatch("calibration", "tensors as `Purifier.save` writes them", shapes)
-        device = next(model.parameters()).device
-        probes, logits = state["probes"].to(device), state["logits"].to(device)
-        found = answer(model, probes, batch_size=len(probes))
-        if found.shape != logits.shape or not torch.allclose(found, logits, rtol=SAME, atol=SAME):
+        calibration = Calibration.from_tensors(state, next(model.parameters()).device)
+        found = answer(model, calibration.probes, batch_size=len(calibration.probes))
+        if found.shape != calibration.logits.shape or not torch.allclose(
+            found, calibration.logits, rtol=SAME, atol=SAME
+        ):
             raise mismatch("model", "the one that the purifier was fitted to", "one that answers otherwise")
-        *suspicious, faint, glancing = state["first_looks"].tolist()
-        gathering, glance, prominence, *tails = (
-            Tail(start=start, scale=scale, count=int(count), shape=shape)
-            for start, scale, count, shape in state["tails"].tolist()
-        )
-        each = iter(
-            Law(frequencies=state["frequencies"], places=places, spreads=spreads, tail=tail)
-            for (places, spreads), tail in zip(state["laws"], tails[len(LOOKS) :], strict=True)
-        )
-        labels = state["universal_labels"].tolist()
-        perturbations = zip(labels, state["universals"].to(device), strict=True)
-        calibration = Calibration(
-            probes=probes,
-            logits=logits,
-            resistance=state["resistance"].to(device),
-            suspicious=tuple(suspicious),
-            faint=faint,
-            glancing=int(glancing),
-            looks=tuple(tails[: len(LOOKS)]),
-            concentration=gathering,
-            glance=glance,
-            prominence=prominence,
-            margins=tuple(islice(each, len(SUSPECTED))),
-            patterns=tuple(islice(each, PATTERNS)),
-            flips=tuple(islice(each, explanations)),
-            joint=tuple(islice(each, explanations)),
-            universals=tuple(
-                Universal(label=label, perturbation=one, filter=another) for label, (one, another) in perturbations
-            ),
-            borne=tuple(law.of(label) for label, law in zip(labels, islice(each, universals), strict=True)),
-            prior=prior,
-            known=next(each).of(prior.label) if prior else None,
-        )
         return replace(self, calibration=calibration)
 
     def calibrated(self) -> Calibration:
@@ -846,12 +727,6 @@ def decisive(
     smooth: Tensor = gaussian_blur(found, [kernel, kernel], [sigma, sigma]).clamp(min=0)
     highest = smooth.amax((2, 3), keepdim=True)
     return ((smooth > share * highest) & (highest > 0)).to(images.dtype)
-
-
-def _against(margins: Tensor, resistance: Tensor) -> Tensor:
-    """Return margins (N, ..., P) in units of the resistance (2, ..., P) of the probes."""
-    usual, spread = resistance.unbind()
-    return (margins - usual) / spread
 
 
 def _agreement(margins: Tensor, said: Tensor) -> Tensor:

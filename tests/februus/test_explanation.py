@@ -19,7 +19,8 @@ from februus.explanation import GUILTY, MOST_HEATS, MOST_PROBES, Explanation, dr
 from februus.localizers.grad_cam import GradCam
 from februus.localizers.gradient_x_activation import GradientXActivation
 from februus.models import Normalized, build
-from februus.presets.verified import SUSPECTED, Verified
+from februus.presets._calibration import SUSPECTED
+from februus.presets.verified import Verified
 from februus.purifier import Purifier
 from februus.restorers.notch import Notch
 from februus.triggers.patch import Patch

@@ -413,6 +413,7 @@ def test_the_manifest_tells_what_became_of_each(
         assert row["confidence_after"] == pytest.approx(after.max().item(), abs=1e-5)
         assert row["score"] == pytest.approx(purified.scores[index].item(), abs=1e-5)
         assert row["flagged"] == bool(purified.flagged[index])
+        assert row["stage"] == purified.stages[index]
     assert rows[4]["output"] == "sub/5.png"
 
 

@@ -21,14 +21,12 @@ from februus.masks import dilate, top_fraction
 from februus.models import Normalized
 from februus.poisoning import poison, stamp
 from februus.presets import verified as module
+from februus.presets._calibration import LOOKS, REGIONS, SUSPECTED
 from februus.presets.verified import (
     DECISIVE,
     GROWTHS,
-    LOOKS,
     PARTS,
     PROBES,
-    REGIONS,
-    SUSPECTED,
     Verified,
     carried_by_regions,
     decisive,
