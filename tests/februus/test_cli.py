@@ -866,8 +866,8 @@ def test_explain_draws_a_figure(
         with Image.open(f"{name}.png") as figure:
             assert figure.format == "PNG"
             sizes[name] = figure.size
-    # The published recipe tries nothing: there is less to tell.
-    assert sizes["paper"][1] < sizes["innocent"][1] == sizes["guilty"][1]
+    # The published recipe tries nothing: there is less to tell. What leads the model is tried on its class alone.
+    assert sizes["paper"][1] < sizes["innocent"][1] <= sizes["guilty"][1]
     assert Path("guilty.png").read_bytes() != Path("innocent.png").read_bytes()
 
 
