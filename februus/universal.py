@@ -77,20 +77,14 @@ def find_universals(model: nn.Module, images: Tensor, *, batch_size: int) -> tup
     spectrum, (count, steps) = Spectrum.fit(images), RANKING
     few = images[:count]
 
-    def lead(perturbation: Tensor) -> Tensor:
+    def lead(perturbation: Tensor, *classes: int) -> list[float]:
         logits = answer(model, (few + perturbation).clamp(0, 1), batch_size=batch_size)
-        return torch.stack(
-            [
-                margins(logits, torch.full_like(logits[:, 0], label, dtype=torch.long)).mean()
-                for label in range(logits.shape[1])
-            ]
-        )
+        return [margins(logits, torch.full_like(logits[:, 0], one, dtype=torch.long)).mean().item() for one in classes]
 
-    nearest = lead(torch.zeros_like(few[0]))
-    labels = nearest.topk(min(RANKED, len(nearest))).indices.tolist()
-    leads = [
-        lead(perturb(model, few, label, spectrum, steps=steps, batch_size=batch_size))[label].item() for label in labels
-    ]
+    classes = answer(model, few[:1], batch_size=batch_size).shape[1]
+    nearest = torch.tensor(lead(torch.zeros_like(few[0]), *range(classes)))
+    labels = nearest.topk(min(RANKED, classes)).indices.tolist()
+    leads = [lead(perturb(model, few, one, spectrum, steps=steps, batch_size=batch_size), one) for one in labels]
     label = labels[leads.index(max(leads))]
     count, steps = PERTURBING
     found = []

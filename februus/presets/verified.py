@@ -107,8 +107,8 @@ class Verified:
     where the waves that smoothing takes off outside the hottest quarter do so, the trigger is diffuse: the noise is
     taken off and, where that leaves the class, the wave that stands out, or more noise. So it is where a picture of the
     class that the model takes to most readily bears more than others of what leads there, a universal perturbation,
-    which is then taken off, too, as far as the picture bears it. *Strike*: where the picture
-    keeps the class through all of that, what made it is proven all the same, and the likeliest other one is the answer.
+    which is then taken off, too, as far as the picture bears it. *Strike*: where the picture keeps the class through
+    all of that, what made it is proven all the same, and the likeliest other one is the answer.
 
     First looks clear most pictures for the price of a backward and three forwards: one region on one other picture
     beside the concentration of the heat, another one on another picture where that leaves doubt, and what is faint, all
@@ -459,13 +459,12 @@ class Verified:
         # Nor does what noise explains need waves.
         faint = doubted & (by_noise < self.threshold)
         by_waves, _ = self._judge_pattern(1, model, waves, before, probes, faint, batch_size=batch_size)
-        by_region, by_whole = torch.maximum(by_region, by_prior), torch.maximum(by_noise, by_waves)
-        examined, regional = by_region.isfinite() | by_whole.isfinite(), by_region >= self.threshold
-        by_whole, bearing = torch.maximum(by_whole, by_universal), by_universal >= self.threshold
-        diffuse = by_whole >= self.threshold
+        by_region, by_pattern = torch.maximum(by_region, by_prior), torch.maximum(by_noise, by_waves)
+        by_whole = torch.maximum(by_pattern, by_universal)
+        regional, bearing, diffuse = (found >= self.threshold for found in (by_region, by_universal, by_whole))
         restored, after, masks = images.clone(), before.clone(), torch.zeros_like(heat)
         # A region, too, may look like a universal perturbation, and goes first.
-        spread = (diffuse & ~(regional & (torch.maximum(by_noise, by_waves) < self.threshold))).nonzero()[:, 0]
+        spread = ((by_pattern >= self.threshold) | (bearing & ~regional)).nonzero()[:, 0]
         if len(spread):
             first = torch.where(asked[spread, None, None, None], noise.without[spread], images[spread])
             restored[spread], after[spread] = self._restore_whole(
@@ -489,6 +488,7 @@ class Verified:
                 tuple(one[guilty] for one in cooled),
                 batch_size=batch_size,
             )
+        examined = by_region.isfinite() | by_pattern.isfinite()
         scores = torch.where(examined, torch.maximum(by_region, by_whole), doubt)
         flagged = regional | diffuse
         stages = ("locate", "verify", "classify", "strike")
