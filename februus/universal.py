@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from februus.models.modes import evaluation_mode
 from februus.seeds import seeded
@@ -29,6 +30,8 @@ WAY = 1.5
 # Powers of the amplitudes of natural pictures that slopes are multiplied by: waves of any kind, and such as pictures
 # have, and such as are strongest in them.
 SHAPES = (0.0, 1.0, 2.0)
+# How far what a picture bears is smoothed to see where it does, as a share of the picture's side.
+SMOOTHED = 1 / 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,6 +51,14 @@ class Universal:
     def borne(self, images: Tensor) -> Tensor:
         """Return how often pictures (N, 3, H, W) bear the perturbation (N,): once more where it is added."""
         return (images * self.filter.to(images)).sum((1, 2, 3))
+
+    def where(self, images: Tensor) -> Tensor:
+        """Return where pictures (N, 3, H, W) bear the perturbation: 0 to 1, the most of each (N, 1, H, W)."""
+        sigma = SMOOTHED * max(images.shape[2:])
+        kernel = 2 * math.ceil(2 * sigma) + 1
+        shown = (images * self.filter.to(images)).sum(1, keepdim=True)
+        smooth: Tensor = gaussian_blur(shown, [kernel, kernel], [sigma, sigma]).clamp(min=0)
+        return smooth / smooth.amax((2, 3), keepdim=True).clamp(min=1e-12)
 
     def without(self, images: Tensor, *, usual: float) -> Tensor:
         """Take off pictures (N, 3, H, W) what they bear beyond the ``usual``; cuts them off at 0 and 1."""

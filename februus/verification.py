@@ -209,9 +209,9 @@ class Law:
 
     A model may take to a class (a backdoored one does to its target), and then the parts of its pictures carry it
     further. So the innocent are a mixture: with the frequency of a class as weight, a value of it is ``p_c + s_c e``,
-    where the place ``p_c`` is a median, the spread ``s_c`` a median absolute deviation, and ``e`` follows one `Tail`.
-    Places and spreads are drawn to those of all pictures, as if 5 others of each class had been seen (the spreads by
-    their squares).
+    where the place ``p_c`` is a median, the spread ``s_c`` a median absolute deviation, or a mean one where there are
+    no outliers, and ``e`` follows one `Tail`. Places and spreads are drawn to those of all pictures, as if 5 others of
+    each class had been seen (the spreads by their squares).
 
     Args:
         frequencies: of the classes among innocent pictures (C,).
@@ -226,24 +226,28 @@ class Law:
     tail: Tail
 
     @classmethod
-    def fit(cls, values: Tensor, labels: Tensor, num_classes: int, *, short: bool = False) -> Law:
+    def fit(
+        cls, values: Tensor, labels: Tensor, num_classes: int, *, short: bool = False, outliers: bool = True
+    ) -> Law:
         """Fit the law to ``values`` (N,) of pictures of the classes ``labels`` (N,), with a `Tail` that may be short.
+
+        Without ``outliers`` spreads are means of absolute deviations: what a few pictures of a class do counts.
 
         Raises:
             ValueError: if the values are not finite.
         """
         values, counts = values.double(), labels.bincount(minlength=num_classes).double()
 
-        def medians(found: Tensor) -> tuple[Tensor, Tensor]:
-            common, own = found.quantile(0.5), found.new_zeros(num_classes)
+        def usual(found: Tensor, centre: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+            common, own = centre(found), found.new_zeros(num_classes)
             for label in labels.unique():
-                own[label] = found[labels == label].quantile(0.5)
+                own[label] = centre(found[labels == label])
             return common, own
 
-        common, own = medians(values)
+        common, own = usual(values, _median)
         places = (counts * own + PRIOR * common) / (counts + PRIOR)
         above = values - places[labels]
-        common, own = medians(above.abs())
+        common, own = usual(above.abs(), _median if outliers else Tensor.mean)
         spreads = ((counts * own**2 + PRIOR * common**2) / (counts + PRIOR)).sqrt().clamp(min=1e-6)
         tail = Tail.fit(above / spreads[labels], short=short)
         return cls(frequencies=counts / len(values), places=places, spreads=spreads, tail=tail)
@@ -259,3 +263,8 @@ class Law:
         frequencies, places, spreads = (one.to(values.device) for one in (self.frequencies, self.places, self.spreads))
         each = self.tail.surprise((values.double()[:, None] - places) / spreads).clamp(min=0)
         return -(frequencies.log() - each * math.log(10)).logsumexp(1) / math.log(10)
+
+
+def _median(values: Tensor) -> Tensor:
+    """Return the median, the mean of both middle values where their number is even."""
+    return values.quantile(0.5)

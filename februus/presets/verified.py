@@ -57,6 +57,8 @@ JURIES = slice(0, 2), slice(2, 4), slice(4, PROBES)
 # share of the highest value on it is removed, first and each time that the class was not settled; by which share of
 # the side it is grown where that keeps the class, and how often at most.
 SMOOTHED, DECISIVE, GROWN, GROWTHS = 1 / 16, (0.2, 0.1, 0.05, 0.05), 1 / 32, 3
+# Shares of a picture's area that are removed where it bears a universal perturbation and nothing else helps.
+BORNE_IN = (0.1, 0.2, 0.3)
 # The least spread in the resistance of the probes.
 LEAST_SPREAD = 1e-6
 # What is asked of regions, sizes and probes, until it is settled: of the first probes what `LOOKS` left; then the small
@@ -198,8 +200,8 @@ class Verified:
         glancing = int(_agreement(glances, left.amax(1)).argmax())
         answers = answer(model, probes, batch_size=batch_size)
 
-        def law(values: Tensor, *, short: bool = False) -> Law:
-            return Law.fit(values, predicted, answers.shape[1], short=short)
+        def law(values: Tensor, *, short: bool = False, outliers: bool = True) -> Law:
+            return Law.fit(values, predicted, answers.shape[1], short=short, outliers=outliers)
 
         universals: tuple[Universal, ...] = ()
         if self.without not in ("whole", "universal"):
@@ -237,7 +239,8 @@ class Verified:
             flips=lost,
             joint=(law(together[0], short=True), *map(law, together[1:])),
             universals=universals,
-            borne=tuple(law(kind.borne(others), short=True).of(kind.label) for kind in universals),
+            # A class may have a few pictures that bear far more than its others do: means tell of them, medians do not.
+            borne=tuple(law(kind.borne(others), short=True, outliers=False).of(kind.label) for kind in universals),
             prior=prior,
             known=law(placed[:, 0]).of(prior.label) if prior else None,
         )
@@ -424,7 +427,6 @@ class Verified:
         glances = look_at_whole(model, (noise, waves), labels, glanced, batch_size=batch_size)[:, 0]
         standing = STILLER.prominence(images)
         doubted = self._suspicion(calibration.prominence, calibration.glance, standing, glances) >= calibration.faint
-        doubted |= by_universal >= self.threshold
         cooled = (images.clone(), torch.zeros_like(heat), before.clone())
         if len(focused):
             _replace(cooled, focused, self.cool(model, images[focused], heat[focused], batch_size=batch_size))
@@ -452,22 +454,26 @@ class Verified:
         by_small = by_region.clone()
         by_region[focused] = self.judge_regions(gathered[focused], carried, flipped)
         by_small[focused] = self.judge_sizes(carried)[:, 0]
-        # What a small region explains needs no noise that explains it.
+        by_region = torch.maximum(by_region, by_prior)
+        regional, bearing = by_region >= self.threshold, by_universal >= self.threshold
+        # What a small region explains needs no noise that explains it; nor does what any region explains, where no
+        # more than a universal perturbation speaks for noise.
         large = torch.maximum(by_small, by_prior) < self.threshold
-        asked = doubted & large
+        unexplained = bearing & ~regional
+        asked = (doubted & large) | unexplained
         by_noise, still = self._judge_pattern(0, model, noise, before, probes, asked, batch_size=batch_size)
         # Nor does what noise explains need waves.
-        faint = doubted & (by_noise < self.threshold)
+        faint = (doubted | unexplained) & (by_noise < self.threshold)
         by_waves, _ = self._judge_pattern(1, model, waves, before, probes, faint, batch_size=batch_size)
-        by_region, by_pattern = torch.maximum(by_region, by_prior), torch.maximum(by_noise, by_waves)
+        by_pattern = torch.maximum(by_noise, by_waves)
         by_whole = torch.maximum(by_pattern, by_universal)
-        regional, bearing, diffuse = (found >= self.threshold for found in (by_region, by_universal, by_whole))
+        diffuse = by_whole >= self.threshold
         restored, after, masks = images.clone(), before.clone(), torch.zeros_like(heat)
         # A region, too, may look like a universal perturbation, and goes first.
-        spread = ((by_pattern >= self.threshold) | (bearing & ~regional)).nonzero()[:, 0]
+        spread = ((by_pattern >= self.threshold) | unexplained).nonzero()[:, 0]
         if len(spread):
             first = torch.where(asked[spread, None, None, None], noise.without[spread], images[spread])
-            restored[spread], after[spread] = self._restore_whole(
+            restored[spread], masks[spread], after[spread] = self._restore_whole(
                 model,
                 images[spread],
                 first,
@@ -476,7 +482,6 @@ class Verified:
                 bearing[spread],
                 batch_size=batch_size,
             )
-            masks[spread] = 1.0
         # Where a region explains the class, too, and the whole picture keeps it, the region goes.
         guilty = (regional & (after.argmax(1) == labels)).nonzero()[:, 0]
         if len(guilty):
@@ -552,23 +557,34 @@ class Verified:
         bearing: Tensor,
         *,
         batch_size: int,
-    ) -> tuple[Tensor, Tensor]:
-        """Restore whole pictures, as gently as changes the classes ``labels`` (N,); returns pictures and logits.
+    ) -> tuple[Tensor, ...]:
+        """Restore whole pictures, as gently as changes the classes ``labels`` (N,); returns pictures, masks, logits.
 
         ``first`` is what was tried already, what the `restorer` makes of them or they themselves, ``logits`` (N, C)
         what the model says of that. From those that are ``bearing`` them (N,), the universal perturbations are taken
-        off at last. Where nothing changes its class, the surest of all answers counts.
+        off at last, then the regions that bear most of them: a large trigger is as diffuse as they are, but not
+        everywhere. Where nothing changes its class, the surest of all answers counts.
         """
-        best = first.clone(), logits.clone()
+        masks = torch.ones_like(images[:, :1])
+        best = first.clone(), masks.clone(), logits.clone()
         everywhere = torch.ones_like(bearing)
         further: list[tuple[Restorer, Tensor]] = [(STILLER, everywhere)]
         further += [(CosineThreshold(threshold=threshold), everywhere) for threshold in DENOISED]
         further += [(restorer, bearing) for restorer in self.take_off()]
         for restorer, asked in further:
-            rows = (asked & (best[1].argmax(1) == labels)).nonzero()[:, 0]
+            rows = (asked & (best[-1].argmax(1) == labels)).nonzero()[:, 0]
             if len(rows):
                 restored = restorer(images[rows])
-                _prefer(best, rows, (restored, answer(model, restored, batch_size=batch_size)), labels)
+                _prefer(best, rows, (restored, masks[rows], answer(model, restored, batch_size=batch_size)), labels)
+        rows = (bearing & (best[-1].argmax(1) == labels)).nonzero()[:, 0]
+        if len(rows):
+            borne = sum(
+                (one.where(images[rows]) for one in self.calibrated().universals), torch.zeros_like(masks[rows])
+            )
+            for share in BORNE_IN:
+                region = top_fraction(borne, share)
+                restored = self.inpainter(images[rows], region)
+                _prefer(best, rows, (restored, region, answer(model, restored, batch_size=batch_size)), labels)
         return best
 
     def _judge_place(

@@ -73,6 +73,23 @@ def test_what_is_taken_off_is_what_is_borne_beyond_the_usual() -> None:
     assert one.without(images * 2 + 10 * pattern, usual=usual).amax() <= 1
 
 
+@pytest.mark.parametrize("corner", [(0, 0), (8, 6)])
+def test_where_it_is_borne_is_where_it_was_put(pattern: Tensor, images: Tensor, corner: tuple[int, int]) -> None:
+    one = Universal(label=1, perturbation=pattern, filter=pattern / pattern.square().sum())
+    top, left = corner
+    bearing = images.clone()
+    bearing[..., top : top + 8, left : left + 8] += 0.2 * pattern[:, top : top + 8, left : left + 8]
+    found = one.where(bearing)
+    assert found.shape == (len(images), 1, SIDE, SIDE)
+    torch.testing.assert_close(found.amax((1, 2, 3)), torch.ones(len(images)))
+    assert found.amin() >= 0
+    inside = found[..., top : top + 8, left : left + 8].sum((1, 2, 3)) / found.sum((1, 2, 3))
+    assert (inside > 0.5).all()  # a quarter of the picture
+    assert (found[..., top : top + 8, left : left + 8].amax((1, 2, 3)) == found.amax((1, 2, 3))).all()
+    # A picture that bears none is survived.
+    assert (one.where(torch.zeros_like(images)) == 0).all()
+
+
 def test_the_batch_size_changes_nothing(pattern: Tensor, images: Tensor) -> None:
     model, spectrum = Backdoored(pattern, 1), Spectrum.fit(images)
     first, second = (perturb(model, images, 1, spectrum, steps=3, batch_size=size) for size in (7, 64))

@@ -266,6 +266,18 @@ def test_a_few_outliers_move_the_law_little() -> None:
     assert clean - 0.8 < dirty < clean + 0.1
 
 
+def test_without_outliers_what_a_few_of_a_class_reach_is_usual_there() -> None:
+    values, labels = of_classes(1000, (0.0, 0.0, 0.0, 0.0))
+    values[labels == 3] += torch.where(torch.arange(250) < 50, 6.0, 0.0)
+    robust, plain = (Law.fit(values, labels, 4, outliers=outliers) for outliers in (True, False))
+    assert plain.places.tolist() == robust.places.tolist()
+    assert plain.spreads[3] > 1.5 * plain.spreads[0]
+    high = torch.tensor([6.0])
+    # Of that class it surprises less than of the others, where medians see no difference.
+    assert plain.of(3).surprise(high) < plain.of(0).surprise(high) - 1
+    assert plain.of(3).surprise(high) < robust.of(3).surprise(high)
+
+
 def test_law_rises_and_never_ends() -> None:
     values, labels = of_classes(200, (0.0, 5.0))
     law = Law.fit(values, labels, 2)

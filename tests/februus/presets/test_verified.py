@@ -42,7 +42,7 @@ from februus.training.classifier import LocalTraining, fit
 from februus.triggers.patch import Patch
 from februus.triggers.sinusoidal import Sinusoidal
 from februus.types import Purified, Trigger
-from februus.universal import SHAPES
+from februus.universal import SHAPES, Universal
 from februus.verification import Law, answer, consensus, flip, margins
 
 # Of a coarse rate, which takes few reference pictures.
@@ -507,7 +507,8 @@ def test_a_whole_picture_is_restored_as_gently_as_changes_the_class(kind: str, r
     still = CosineThreshold()(images)
     said = found.model(still).detach()
     nowhere = torch.zeros(len(images), dtype=torch.bool)
-    restored, logits = preset._restore_whole(found.model, images, still, said, labels, nowhere, batch_size=64)
+    restored, masks, logits = preset._restore_whole(found.model, images, still, said, labels, nowhere, batch_size=64)
+    assert (masks == 1).all()
     torch.testing.assert_close(logits, found.model(restored).detach(), rtol=0, atol=1e-5)
     steps = whole_restorations(images)
     for picture, tried, label in zip(restored, zip(*steps, strict=True), labels, strict=True):
@@ -520,8 +521,8 @@ def test_a_whole_picture_is_restored_as_gently_as_changes_the_class(kind: str, r
 def test_a_class_that_cannot_be_taken_off_is_struck(
     patched: Case, diffuse: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def leave(_: Verified, model: nn.Module, images: Tensor, *__: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
-        return images.clone(), answer(model, images, batch_size=batch_size)
+    def leave(_: Verified, model: nn.Module, images: Tensor, *__: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+        return images.clone(), torch.ones_like(images[:, :1]), answer(model, images, batch_size=batch_size)
 
     monkeypatch.setattr(Verified, "_restore_whole", leave)
     images = diffuse.mixed(30)
@@ -545,6 +546,41 @@ def test_a_class_that_cannot_be_taken_off_is_struck(
     assert share(purified.labels[1::2] == diffuse.untriggered.labels[:30]) > 0.5
     # What is left of the class once a region is gone may be what the picture shows.
     assert "strike" not in patched.purifier(patched.triggered).stages
+
+
+class Cornered(nn.Module):
+    """A model that takes pictures for class 0 as long as they bear enough of a pattern, else for 1."""
+
+    def __init__(self, pattern: Tensor):
+        super().__init__()
+        self.pattern = nn.Parameter(pattern)
+
+    def forward(self, images: Tensor) -> Tensor:
+        there = (images * self.pattern).sum((1, 2, 3))
+        return torch.stack([10 * (there - 0.5), torch.zeros_like(there), torch.full_like(there, -9)], 1)
+
+
+def test_what_keeps_the_class_loses_the_region_that_bears_a_universal_perturbation(
+    patched: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side = patched.reference.shape[-1]
+    pattern = torch.zeros(3, side, side)
+    pattern[:, : side // 2, : side // 2] = 4 / (3 * side * side)
+    one = Universal(label=0, perturbation=torch.zeros_like(pattern), filter=pattern)
+    calibration = replace(verified(patched.purifier).calibrated(), universals=(one,) * len(SHAPES))
+    preset = replace(verified(patched.purifier), calibration=calibration)
+    images, model = torch.full((4, 3, side, side), 0.3), Cornered(pattern)
+    images[:2, :, : side // 2, : side // 2] = 0.9
+    labels, bearing = torch.zeros(4, dtype=torch.long), torch.tensor([True, False, True, False])
+    said = model(images).detach()
+    assert said.argmax(1).tolist() == [0, 0, 1, 1]
+    restored, masks, logits = preset._restore_whole(model, images, images, said, labels, bearing, batch_size=64)
+    # It is in the quarter, no larger than was asked for, and gone; who does not bear it keeps the class.
+    assert logits.argmax(1)[:2].tolist() == [1, 0]
+    assert masks[0].mean() < 0.4
+    assert masks[0, 0, : side // 2, : side // 2].mean() > 0.9
+    assert (masks[1:] == 1).all()
+    assert torch.equal(restored[0] * (1 - masks[0]), images[0] * (1 - masks[0]))
 
 
 def test_what_changes_the_class_counts_before_what_is_surer() -> None:
