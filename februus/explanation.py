@@ -407,7 +407,7 @@ def _draw_verdict(sheet: _Sheet, explanation: Explanation) -> None:
         ]
     elif evidence is None:
         lines = ["Nothing is hot; it is passed on as it came."]
-    elif whole:
+    elif touched and (whole or not any(candidate.guilty for candidate in evidence.regions)):
         scores = [candidate.score for candidate in (*evidence.patterns, *evidence.universal)]
         place = scores.index(max(scores))
         if place < len(PATTERN_NAMES):
@@ -415,7 +415,8 @@ def _draw_verdict(sheet: _Sheet, explanation: Explanation) -> None:
             why = f"{part}, added to other pictures, pushed them towards {before} as innocent pictures' do not."
         else:
             why = f"It bears more of a pattern that leads pictures to {before} than innocent pictures do."
-        lines = [why, f"So the picture was restored as a whole, and {now}"]
+        done = "picture was restored as a whole" if whole else f"outlined {_percent(mask)}, which bear it, were removed"
+        lines = [why, f"So the {done}, and {now}"]
     elif touched:
         best = max(evidence.regions, key=lambda candidate: candidate.score)
         lines = [

@@ -339,8 +339,19 @@ def test_what_leads_the_model_is_tried_on_pictures_of_that_class(
     )
     whole = replace(led.purified, masks=torch.ones_like(led.purified.masks))
     candidates = (replace(candidate, score=50.0),)
-    written = words(replace(led, purified=whole, evidence=replace(led.evidence, universal=candidates)))
+    evidence = replace(led.evidence, universal=candidates)
+    written = words(replace(led, purified=whole, evidence=evidence))
     assert found(written, f"It bears more of a pattern that leads pictures to class {label} than innocent pictures do.")
+    assert found(written, "So the picture was restored as a whole, and")
+    # The part of it that bears most of the pattern, where no region explains the class.
+    part = torch.zeros_like(led.purified.masks)
+    part[..., : part.shape[2] // 4, :] = 1
+    innocent = tuple(replace(region, guilty=False) for region in evidence.regions)
+    written = words(
+        replace(led, purified=replace(led.purified, masks=part), evidence=replace(evidence, regions=innocent))
+    )
+    assert found(written, f"It bears more of a pattern that leads pictures to class {label} than innocent pictures do.")
+    assert found(written, "So the outlined 25%, which bear it, were removed, and")
     assert found(written, f"A pattern like it leads most pictures to class {label}, the class that this model takes to")
 
 
