@@ -456,14 +456,13 @@ class Verified:
         by_small[focused] = self.judge_sizes(carried)[:, 0]
         by_region = torch.maximum(by_region, by_prior)
         regional, bearing = by_region >= self.threshold, by_universal >= self.threshold
-        # What a small region explains needs no noise that explains it; nor does what any region explains, where no
-        # more than a universal perturbation speaks for noise.
+        # What a small region explains needs no noise that explains it, nor does what bears a universal perturbation.
         large = torch.maximum(by_small, by_prior) < self.threshold
         unexplained = bearing & ~regional
-        asked = (doubted & large) | unexplained
+        asked = doubted & large & ~unexplained
         by_noise, still = self._judge_pattern(0, model, noise, before, probes, asked, batch_size=batch_size)
         # Nor does what noise explains need waves.
-        faint = (doubted | unexplained) & (by_noise < self.threshold)
+        faint = doubted & (by_noise < self.threshold) & ~unexplained
         by_waves, _ = self._judge_pattern(1, model, waves, before, probes, faint, batch_size=batch_size)
         by_pattern = torch.maximum(by_noise, by_waves)
         by_whole = torch.maximum(by_pattern, by_universal)
@@ -472,7 +471,11 @@ class Verified:
         # A region, too, may look like a universal perturbation, and goes first.
         spread = ((by_pattern >= self.threshold) | unexplained).nonzero()[:, 0]
         if len(spread):
-            first = torch.where(asked[spread, None, None, None], noise.without[spread], images[spread])
+            rows = unexplained.nonzero()[:, 0]
+            if len(rows):
+                still[rows] = answer(model, noise.without[rows], batch_size=batch_size)
+            denoised = (asked | unexplained)[spread, None, None, None]
+            first = torch.where(denoised, noise.without[spread], images[spread])
             restored[spread], masks[spread], after[spread] = self._restore_whole(
                 model,
                 images[spread],
