@@ -109,8 +109,9 @@ class Verified:
     where the waves that smoothing takes off outside the hottest quarter do so, the trigger is diffuse: the noise is
     taken off and, where that leaves the class, the wave that stands out, or more noise. So it is where a picture of the
     class that the model takes to most readily bears more than others of what leads there, a universal perturbation,
-    which is then taken off, too, as far as the picture bears it. *Strike*: where the picture keeps the class through
-    all of that, what made it is proven all the same, and the likeliest other one is the answer.
+    which is then taken off, too, as far as the picture bears it; where that leaves the class, what bears most of it is
+    inpainted. *Strike*: where the picture keeps the class through all of that, what made it is proven all the same, and
+    the likeliest other one is the answer.
 
     First looks clear most pictures for the price of a backward and three forwards: one region on one other picture
     beside the concentration of the heat, another one on another picture where that leaves doubt, and what is faint, all
