@@ -399,6 +399,7 @@ def _draw_verdict(sheet: _Sheet, explanation: Explanation) -> None:
     now = f"the model {'now' if changed else 'still'} says {said}"
     if purified.stages[0] == "strike":
         now = f"the model still says {before}; this is no answer, and the likeliest other one is {said}"
+    leading = f"more of a pattern that leads pictures to {before} than innocent pictures do."
     evidence, flagged = explanation.evidence, bool(purified.flagged[0])
     if evidence is None and touched:
         lines = [
@@ -407,16 +408,17 @@ def _draw_verdict(sheet: _Sheet, explanation: Explanation) -> None:
         ]
     elif evidence is None:
         lines = ["Nothing is hot; it is passed on as it came."]
-    elif touched and (whole or not any(candidate.guilty for candidate in evidence.regions)):
+    elif whole:
         scores = [candidate.score for candidate in (*evidence.patterns, *evidence.universal)]
         place = scores.index(max(scores))
         if place < len(PATTERN_NAMES):
             part = PATTERN_NAMES[place]
             why = f"{part}, added to other pictures, pushed them towards {before} as innocent pictures' do not."
         else:
-            why = f"It bears more of a pattern that leads pictures to {before} than innocent pictures do."
-        done = "picture was restored as a whole" if whole else f"outlined {_percent(mask)}, which bear it, were removed"
-        lines = [why, f"So the {done}, and {now}"]
+            why = f"It bears {leading}"
+        lines = [why, f"So the picture was restored as a whole, and {now}"]
+    elif touched and not any(candidate.guilty for candidate in evidence.regions):
+        lines = [f"It bears {leading}", f"So the outlined {_percent(mask)}, which bear it, were removed, and {now}"]
     elif touched:
         best = max(evidence.regions, key=lambda candidate: candidate.score)
         lines = [

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from februus.checks import check_range, mismatch
 
-__all__ = ["dilate", "random_masks", "random_rectangles", "threshold", "top_fraction"]
+__all__ = ["dilate", "random_masks", "random_rectangles", "smooth", "threshold", "top_fraction"]
 
 SHAPES = ("rectangle", "stroke", "blob")
 
@@ -39,6 +42,14 @@ def top_fraction(fields: Tensor, fractions: Tensor | float) -> Tensor:
     order = flat.argsort(dim=1, descending=True, stable=True)
     ranks = torch.empty_like(order).scatter_(1, order, torch.arange(flat.shape[1], device=flat.device).expand_as(order))
     return (ranks < counts[:, None]).to(fields.dtype).view_as(fields)
+
+
+def smooth(fields: Tensor, share: float) -> Tensor:
+    """Blur ``fields`` (N, 1, H, W) with a Gaussian whose standard deviation is a ``share`` of the longer side."""
+    sigma = share * max(fields.shape[2:])
+    kernel = 2 * math.ceil(2 * sigma) + 1
+    blurred: Tensor = gaussian_blur(fields, [kernel, kernel], [sigma, sigma])
+    return blurred
 
 
 def dilate(masks: Tensor, pixels: int) -> Tensor:

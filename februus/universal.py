@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms.v2.functional import gaussian_blur
 
+from februus.masks import smooth
 from februus.models.modes import evaluation_mode
 from februus.seeds import seeded
 from februus.spectra import Spectrum
@@ -54,11 +54,8 @@ class Universal:
 
     def where(self, images: Tensor) -> Tensor:
         """Return where pictures (N, 3, H, W) bear the perturbation: 0 to 1, the most of each (N, 1, H, W)."""
-        sigma = SMOOTHED * max(images.shape[2:])
-        kernel = 2 * math.ceil(2 * sigma) + 1
-        shown = (images * self.filter.to(images)).sum(1, keepdim=True)
-        smooth: Tensor = gaussian_blur(shown, [kernel, kernel], [sigma, sigma]).clamp(min=0)
-        return smooth / smooth.amax((2, 3), keepdim=True).clamp(min=1e-12)
+        found = smooth((images * self.filter.to(images)).sum(1, keepdim=True), SMOOTHED).clamp(min=0)
+        return found / found.amax((2, 3), keepdim=True).clamp(min=1e-12)
 
     def without(self, images: Tensor, *, usual: float) -> Tensor:
         """Take off pictures (N, 3, H, W) what they bear beyond the ``usual``; cuts them off at 0 and 1."""

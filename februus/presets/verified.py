@@ -12,14 +12,13 @@ import torch
 from captum.attr import Saliency
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms.v2.functional import gaussian_blur
 from typing_extensions import Self
 
 from detectors.neural_cleanse import NeuralCleanse
 from februus.checks import check_choice, check_range, mismatch
 from februus.inpainters.gan import Gan
 from februus.localizers.gradient_x_activation import GradientXActivation
-from februus.masks import dilate, top_fraction
+from februus.masks import dilate, smooth, top_fraction
 from februus.models.modes import evaluation_mode, recorded_outputs
 from februus.presets._calibration import (
     KNOWN,
@@ -415,7 +414,8 @@ class Verified:
         suspicion = self._suspicion(calibration.concentration, calibration.looks[0], gathered, looks[:, 0])
         by_prior, known = self._judge_place(model, images, labels, probes, batch_size=batch_size)
         by_universal = F.pad(self.judge_universals(images, labels), (1, 0), value=-math.inf).amax(1)
-        accused = torch.maximum(by_prior, by_universal) >= self.threshold
+        bearing = by_universal >= self.threshold
+        accused = (by_prior >= self.threshold) | bearing
         # How far beyond what clears it a picture looked, at the last look that it took.
         doubt = suspicion - calibration.suspicious[0]
         left = ((doubt >= 0) | accused).nonzero()[:, 0]
@@ -456,8 +456,9 @@ class Verified:
         by_region[focused] = self.judge_regions(gathered[focused], carried, flipped)
         by_small[focused] = self.judge_sizes(carried)[:, 0]
         by_region = torch.maximum(by_region, by_prior)
-        regional, bearing = by_region >= self.threshold, by_universal >= self.threshold
-        # What a small region explains needs no noise that explains it, nor does what bears a universal perturbation.
+        regional = by_region >= self.threshold
+        # What a small region explains needs no noise that explains it, nor does what no region explains, where a
+        # universal perturbation does.
         large = torch.maximum(by_small, by_prior) < self.threshold
         unexplained = bearing & ~regional
         asked = doubted & large & ~unexplained
@@ -582,9 +583,7 @@ class Verified:
                 _prefer(best, rows, (restored, masks[rows], answer(model, restored, batch_size=batch_size)), labels)
         rows = (bearing & (best[-1].argmax(1) == labels)).nonzero()[:, 0]
         if len(rows):
-            borne = sum(
-                (one.where(images[rows]) for one in self.calibrated().universals), torch.zeros_like(masks[rows])
-            )
+            borne = torch.stack([one.where(images[rows]) for one in self.calibrated().universals]).sum(0)
             for share in BORNE_IN:
                 region = top_fraction(borne, share)
                 restored = self.inpainter(images[rows], region)
@@ -742,11 +741,9 @@ def decisive(
         midpoint = ((images.clone() + restored.clone()) / 2).requires_grad_()
         slope: Tensor = Saliency(lead).attribute(midpoint, abs=False)
     found = ((images - restored) * slope.detach()).sum(1, keepdim=True)
-    sigma = SMOOTHED * max(images.shape[2:])
-    kernel = 2 * math.ceil(2 * sigma) + 1
-    smooth: Tensor = gaussian_blur(found, [kernel, kernel], [sigma, sigma]).clamp(min=0)
-    highest = smooth.amax((2, 3), keepdim=True)
-    return ((smooth > share * highest) & (highest > 0)).to(images.dtype)
+    found = smooth(found, SMOOTHED).clamp(min=0)
+    highest = found.amax((2, 3), keepdim=True)
+    return ((found > share * highest) & (highest > 0)).to(images.dtype)
 
 
 def _agreement(margins: Tensor, said: Tensor) -> Tensor:

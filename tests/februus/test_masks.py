@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from februus.masks import dilate, random_masks, random_rectangles, threshold, top_fraction
+from februus.masks import dilate, random_masks, random_rectangles, smooth, threshold, top_fraction
 
 SIZES = [(16, 16), (16, 24), (24, 16), (32, 32), (33, 47), (96, 96)]
 
@@ -132,3 +132,15 @@ def test_the_area_can_be_fixed() -> None:
 def test_areas_out_of_range_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         random_masks(1, 16, 16, generator=generator(), **options)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 47)])
+def test_a_field_is_smoothed_by_a_share_of_its_longer_side(size: tuple[int, int]) -> None:
+    fields = torch.zeros(1, 1, *size)
+    fields[..., size[0] // 2, size[1] // 2] = 1
+    found = smooth(fields, 1 / 16)
+    torch.testing.assert_close(found.sum(), torch.tensor(1.0))
+    ways = torch.arange(size[0]) - size[0] // 2
+    # Cut off at two standard deviations, a Gaussian spreads a little less.
+    spread = (found[0, 0].sum(1) * ways**2).sum().sqrt()
+    assert 0.8 * max(size) / 16 < spread < max(size) / 16

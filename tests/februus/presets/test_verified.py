@@ -560,9 +560,7 @@ class Cornered(nn.Module):
         return torch.stack([10 * (there - 0.5), torch.zeros_like(there), torch.full_like(there, -9)], 1)
 
 
-def test_what_keeps_the_class_loses_the_region_that_bears_a_universal_perturbation(
-    patched: Case, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_keeps_the_class_loses_the_region_that_bears_a_universal_perturbation(patched: Case) -> None:
     side = patched.reference.shape[-1]
     pattern = torch.zeros(3, side, side)
     pattern[:, : side // 2, : side // 2] = 4 / (3 * side * side)
