@@ -21,7 +21,8 @@ from februus.localizers.grad_cam import GradCam
 from februus.localizers.gradient_x_activation import GradientXActivation
 from februus.masks import top_fraction
 from februus.presets._calibration import PATTERNED, REGIONS, SUSPECTED
-from februus.presets.verified import Verified, add_pattern, carried_by_regions
+from februus.presets._transplants import add_pattern, carried_by_regions
+from februus.presets.verified import Verified
 from februus.purifier import Purifier
 from februus.types import Purified
 from februus.verification import answer, concentration, consensus, flip

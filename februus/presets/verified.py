@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from captum.attr import Saliency
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
@@ -18,8 +17,8 @@ from detectors.neural_cleanse import NeuralCleanse
 from februus.checks import check_choice, check_range, mismatch
 from februus.inpainters.gan import Gan
 from februus.localizers.gradient_x_activation import GradientXActivation
-from februus.masks import dilate, smooth, top_fraction
-from februus.models.modes import evaluation_mode, recorded_outputs
+from februus.masks import top_fraction
+from februus.models.modes import recorded_outputs
 from februus.presets._calibration import (
     KNOWN,
     LOOKS,
@@ -30,6 +29,15 @@ from februus.presets._calibration import (
     Calibration,
     in_units,
 )
+from februus.presets._restoration import DECISIVE, Restoration, Restored, struck
+from februus.presets._transplants import (
+    Pattern,
+    add_pattern,
+    carried_by_place,
+    carried_by_regions,
+    look_at_region,
+    look_at_whole,
+)
 from februus.priors import Prior, scan
 from februus.restorers.cosine_threshold import CosineThreshold
 from februus.restorers.guided_filter import GuidedFilter
@@ -37,7 +45,7 @@ from februus.restorers.notch import Notch
 from februus.seeds import seeded
 from februus.types import Inpainter, Localizer, Purified, Restorer
 from februus.universal import Universal, find_universals
-from februus.verification import Law, Tail, answer, concentration, consensus, flip, margins, settle, transplant
+from februus.verification import Law, Tail, answer, concentration, consensus, flip, margins, settle
 
 __all__ = ["Verified"]
 
@@ -52,12 +60,6 @@ DENOISED = (0.2, 0.3)
 # convict it.
 PROBES = 5
 JURIES = slice(0, 2), slice(2, 4), slice(4, PROBES)
-# How far what decides between a picture and its restoration is smoothed, as a share of the picture's side; from which
-# share of the highest value on it is removed, first and each time that the class was not settled; by which share of
-# the side it is grown where that keeps the class, and how often at most.
-SMOOTHED, DECISIVE, GROWN, GROWTHS = 1 / 16, (0.2, 0.1, 0.05, 0.05), 1 / 32, 3
-# Shares of a picture's area that are removed where it bears a universal perturbation and nothing else helps.
-BORNE_IN = (0.1, 0.2, 0.3)
 # The least spread in the resistance of the probes.
 LEAST_SPREAD = 1e-6
 # What is asked of regions, sizes and probes, until it is settled: of the first probes what `LOOKS` left; then the small
@@ -81,18 +83,6 @@ PARTS = ("first-look", "transplant", "concentration", "flip", "whole", "universa
 SCAN = "scan"
 # How far logits of the same model may lie apart on two machines.
 SAME = 1e-2
-
-
-class Pattern(NamedTuple):
-    """What may be a trigger all over a picture.
-
-    Args:
-        added: what is put on other pictures (N, 3, H, W).
-        without: the pictures once it is taken off (N, 3, H, W).
-    """
-
-    added: Tensor
-    without: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,11 +328,9 @@ class Verified:
         still, outside = self.restorer(images), 1 - top_fraction(heat, SUSPECTED[-1])
         return Pattern(images - still, still), Pattern((images - SMOOTHER(images)) * outside, STILLER(images))
 
-    def cool(self, model: nn.Module, images: Tensor, heat: Tensor, *, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Restore the smallest suspected region; returns pictures, masks (N, 1, H, W) and the model's logits."""
-        masks = top_fraction(heat, SUSPECTED[0])
-        restored = self.inpainter(images, masks)
-        return restored, masks, answer(model, restored, batch_size=batch_size)
+    def cool(self, model: nn.Module, images: Tensor, heat: Tensor, *, batch_size: int) -> Restored:
+        """Restore the smallest suspected region."""
+        return self._restoration(model, batch_size).inpaint(images, top_fraction(heat, SUSPECTED[0]))
 
     def judge_universals(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the surprise (N, K) of how much pictures (N, 3, H, W) bear of each of the `universals`.
@@ -402,140 +390,151 @@ class Verified:
         Raises:
             ValueError: if the preset was not fitted, or to pictures of another size.
         """
-        calibration = self.calibrated()
-        probes = calibration.probes.to(images.device)
-        if probes.shape[2:] != images.shape[2:]:
-            expected = f"shape (N, 3, {probes.shape[2]}, {probes.shape[3]}), as the reference"
-            raise mismatch("images", expected, tuple(images.shape))
-        heatmaps, heat, before = self.locate(model, images)
-        labels, gathered = before.argmax(1), concentration(heat, SUSPECTED[0])
-        looks = images.new_zeros(len(images), len(LOOKS))
-        looks[:, 0] = look_at_region(0, model, images, heat, labels, probes, batch_size=batch_size)
-        suspicion = self._suspicion(calibration.concentration, calibration.looks[0], gathered, looks[:, 0])
-        by_prior, known = self._judge_place(model, images, labels, probes, batch_size=batch_size)
-        by_universal = F.pad(self.judge_universals(images, labels), (1, 0), value=-math.inf).amax(1)
+        size = self.calibrated().probes.shape[2:]
+        if images.shape[2:] != size:
+            raise mismatch("images", f"shape (N, 3, {size[0]}, {size[1]}), as the reference", tuple(images.shape))
+        seen = self._see(model, images)
+        by_prior, places = self._judge_place(model, seen, batch_size=batch_size)
+        by_universal = F.pad(self.judge_universals(images, seen.labels), (1, 0), value=-math.inf).amax(1)
         bearing = by_universal >= self.threshold
-        accused = (by_prior >= self.threshold) | bearing
-        # How far beyond what clears it a picture looked, at the last look that it took.
+        looked = self._look(model, seen, (by_prior >= self.threshold) | bearing, batch_size=batch_size)
+        by_region, by_small, cooled = self._examine_regions(model, seen, looked, batch_size=batch_size)
+        by_region, by_small = torch.maximum(by_region, by_prior), torch.maximum(by_small, by_prior)
+        regional = by_region >= self.threshold
+        # What a small region explains needs no noise that explains it, nor does what no region explains, where a
+        # universal perturbation does.
+        unexplained = bearing & ~regional
+        asked = looked.faint & (by_small < self.threshold) & ~unexplained
+        by_noise, still = self._judge_pattern(0, model, looked.noise, seen, asked, batch_size=batch_size)
+        # Nor does what noise explains need waves.
+        asked_waves = looked.faint & (by_noise < self.threshold) & ~unexplained
+        by_waves, _ = self._judge_pattern(1, model, looked.waves, seen, asked_waves, batch_size=batch_size)
+        by_pattern = torch.maximum(by_noise, by_waves)
+        by_whole = torch.maximum(by_pattern, by_universal)
+        diffuse = by_whole >= self.threshold
+        result = Restored(images.clone(), torch.zeros_like(seen.heat), seen.logits.clone())
+        # A region, too, may look like a universal perturbation, and goes first.
+        spread = ((by_pattern >= self.threshold) | unexplained).nonzero()[:, 0]
+        if len(spread):
+            rows = unexplained.nonzero()[:, 0]
+            if len(rows):
+                still[rows] = answer(model, looked.noise.without[rows], batch_size=batch_size)
+            denoised = (asked | unexplained)[spread, None, None, None]
+            first = torch.where(denoised, looked.noise.without[spread], images[spread])
+            whole = Restored(first, torch.ones_like(first[:, :1]), still[spread])
+            result.put(
+                spread,
+                self._restore_whole(
+                    model, images[spread], whole, seen.labels[spread], bearing[spread], batch_size=batch_size
+                ),
+            )
+        # Where a region explains the class, too, and the whole picture keeps it, the region goes.
+        guilty = (regional & result.keeps(seen.labels)).nonzero()[:, 0]
+        if len(guilty):
+            result.put(
+                guilty,
+                self._remove(
+                    model,
+                    images[guilty],
+                    cooled.take(guilty),
+                    seen.labels[guilty],
+                    places[guilty],
+                    batch_size=batch_size,
+                ),
+            )
+        examined = by_region.isfinite() | by_pattern.isfinite()
+        flagged = regional | diffuse
+        stages = ("locate", "verify", "classify", "strike")
+        # A class that a diffuse trigger was proven to make is no answer, even where that could not be removed. A region
+        # that was proven is gone, and what still makes the class may be what the picture shows.
+        stuck = diffuse & result.keeps(seen.labels)
+        logits = torch.where(stuck[:, None], struck(result.logits, seen.labels), result.logits)
+        return Purified(
+            images=result.images,
+            heatmaps=seen.heatmaps,
+            masks=result.masks,
+            logits_before=seen.logits,
+            logits=logits,
+            labels=logits.argmax(1),
+            flagged=flagged,
+            scores=torch.where(examined, torch.maximum(by_region, by_whole), looked.doubt).float(),
+            stages=tuple(stages[stage] for stage in torch.where(flagged, 2 + stuck.long(), examined.long()).tolist()),
+        )
+
+    def _see(self, model: nn.Module, images: Tensor) -> _Seen:
+        heatmaps, heat, logits = self.locate(model, images)
+        return _Seen(images, heatmaps, heat, concentration(heat, SUSPECTED[0]), logits, logits.argmax(1))
+
+    def _look(self, model: nn.Module, seen: _Seen, accused: Tensor, *, batch_size: int) -> _Looked:
+        """Take the first looks, which clear most pictures; regions of those that are ``accused`` (N,) by none."""
+        calibration, (images, _, heat, gathered, _, labels) = self.calibrated(), seen
+        probes = calibration.probes.to(images.device)
+        found = images.new_zeros(len(images), len(LOOKS))
+        found[:, 0] = look_at_region(0, model, images, heat, labels, probes, batch_size=batch_size)
+        suspicion = self._suspicion(calibration.concentration, calibration.looks[0], gathered, found[:, 0])
         doubt = suspicion - calibration.suspicious[0]
         left = ((doubt >= 0) | accused).nonzero()[:, 0]
-        looks[left, 1] = look_at_region(1, model, images[left], heat[left], labels[left], probes, batch_size=batch_size)
-        both = suspicion[left] + calibration.looks[1].surprise(looks[left, 1].double())
+        found[left, 1] = look_at_region(1, model, images[left], heat[left], labels[left], probes, batch_size=batch_size)
+        both = suspicion[left] + calibration.looks[1].surprise(found[left, 1].double())
         doubt[left] = both - calibration.suspicious[1]
-        focused = ((doubt >= 0) | accused).nonzero()[:, 0]
         noise, waves = self.patterns(images, heat)
         glanced = probes[calibration.glancing, None]
         glances = look_at_whole(model, (noise, waves), labels, glanced, batch_size=batch_size)[:, 0]
-        standing = STILLER.prominence(images)
-        doubted = self._suspicion(calibration.prominence, calibration.glance, standing, glances) >= calibration.faint
-        cooled = (images.clone(), torch.zeros_like(heat), before.clone())
-        if len(focused):
-            _replace(cooled, focused, self.cool(model, images[focused], heat[focused], batch_size=batch_size))
-        flipped = -margins(cooled[2][focused], labels[focused])
+        prominence = STILLER.prominence(images)
+        faint = self._suspicion(calibration.prominence, calibration.glance, prominence, glances) >= calibration.faint
+        return _Looked(found, doubt, ((doubt >= 0) | accused).nonzero()[:, 0], noise, waves, faint)
 
-        def put_regions(which: Tensor, sizes: slice, jury: slice) -> Tensor:
+    def _examine_regions(
+        self, model: nn.Module, seen: _Seen, looked: _Looked, *, batch_size: int
+    ) -> tuple[Tensor, Tensor, Restored]:
+        """Put regions on the probes, of the pictures that first looks left.
+
+        Returns:
+            the surprise (N,) of regions, and that of the smallest by itself, minus infinity elsewhere; the pictures
+            without the smallest, elsewhere as they came.
+        """
+        calibration, (images, _, heat, gathered, logits, labels) = self.calibrated(), seen
+        focused, probes = looked.left, calibration.probes.to(images.device)
+        cooled = Restored(images.clone(), torch.zeros_like(heat), logits.clone())
+        if len(focused):
+            cooled.put(focused, self.cool(model, images[focused], heat[focused], batch_size=batch_size))
+        flipped = -margins(cooled.logits[focused], labels[focused])
+
+        def put(which: Tensor, sizes: slice, jury: slice) -> Tensor:
             rows = focused[which]
             margin = carried_by_regions(
                 model, images[rows], heat[rows], labels[rows], probes[jury], sizes, batch_size=batch_size
             )
             return calibration.against(margin, sizes, jury)
 
-        def judge_regions(which: Tensor, carried: Tensor) -> Tensor:
+        def judge(which: Tensor, carried: Tensor) -> Tensor:
             rows = focused[which]
             # Whether a small region explains the class matters where noise may do so, too.
-            small = self.judge_sizes(carried)[:, 0].where(doubted[rows], -math.inf)
+            small = self.judge_sizes(carried)[:, 0].where(looked.faint[rows], -math.inf)
             return torch.stack([self.judge_regions(gathered[rows], carried, flipped[which]), small], 1)
 
-        found = looks.new_full((len(focused), len(SUSPECTED), PROBES), math.nan)
+        known = looked.found.new_full((len(focused), len(SUSPECTED), PROBES), math.nan)
         for which, (place, probe) in enumerate(LOOKS):
             jury = slice(probe, probe + 1)
-            found[:, place, jury] = calibration.against(looks[focused, which, None], place, jury)
-        carried = settle(put_regions, judge_regions, self.threshold, found, OF_REGIONS)
+            known[:, place, jury] = calibration.against(looked.found[focused, which, None], place, jury)
+        carried = settle(put, judge, self.threshold, known, OF_REGIONS)
         by_region = torch.full((len(images),), -math.inf, dtype=torch.float64, device=images.device)
         by_small = by_region.clone()
         by_region[focused] = self.judge_regions(gathered[focused], carried, flipped)
         by_small[focused] = self.judge_sizes(carried)[:, 0]
-        by_region = torch.maximum(by_region, by_prior)
-        regional = by_region >= self.threshold
-        # What a small region explains needs no noise that explains it, nor does what no region explains, where a
-        # universal perturbation does.
-        large = torch.maximum(by_small, by_prior) < self.threshold
-        unexplained = bearing & ~regional
-        asked = doubted & large & ~unexplained
-        by_noise, still = self._judge_pattern(0, model, noise, before, probes, asked, batch_size=batch_size)
-        # Nor does what noise explains need waves.
-        faint = doubted & (by_noise < self.threshold) & ~unexplained
-        by_waves, _ = self._judge_pattern(1, model, waves, before, probes, faint, batch_size=batch_size)
-        by_pattern = torch.maximum(by_noise, by_waves)
-        by_whole = torch.maximum(by_pattern, by_universal)
-        diffuse = by_whole >= self.threshold
-        restored, after, masks = images.clone(), before.clone(), torch.zeros_like(heat)
-        # A region, too, may look like a universal perturbation, and goes first.
-        spread = ((by_pattern >= self.threshold) | unexplained).nonzero()[:, 0]
-        if len(spread):
-            rows = unexplained.nonzero()[:, 0]
-            if len(rows):
-                still[rows] = answer(model, noise.without[rows], batch_size=batch_size)
-            denoised = (asked | unexplained)[spread, None, None, None]
-            first = torch.where(denoised, noise.without[spread], images[spread])
-            restored[spread], masks[spread], after[spread] = self._restore_whole(
-                model,
-                images[spread],
-                first,
-                still[spread],
-                labels[spread],
-                bearing[spread],
-                batch_size=batch_size,
-            )
-        # Where a region explains the class, too, and the whole picture keeps it, the region goes.
-        guilty = (regional & (after.argmax(1) == labels)).nonzero()[:, 0]
-        if len(guilty):
-            restored[guilty], masks[guilty], after[guilty] = self._remove(
-                model,
-                images[guilty],
-                labels[guilty],
-                known[guilty],
-                tuple(one[guilty] for one in cooled),
-                batch_size=batch_size,
-            )
-        examined = by_region.isfinite() | by_pattern.isfinite()
-        scores = torch.where(examined, torch.maximum(by_region, by_whole), doubt)
-        flagged = regional | diffuse
-        stages = ("locate", "verify", "classify", "strike")
-        # A class that a diffuse trigger was proven to make is no answer, even where that could not be removed. A region
-        # that was proven is gone, and what still makes the class may be what the picture shows.
-        stuck = diffuse & (after.argmax(1) == labels)
-        after = torch.where(stuck[:, None], _struck(after, labels), after)
-        return Purified(
-            images=restored,
-            heatmaps=heatmaps,
-            masks=masks,
-            logits_before=before,
-            logits=after,
-            labels=after.argmax(1),
-            flagged=flagged,
-            scores=scores.float(),
-            stages=tuple(stages[stage] for stage in torch.where(flagged, 2 + stuck.long(), examined.long()).tolist()),
-        )
+        return by_region, by_small, cooled
 
     def _judge_pattern(
-        self,
-        place: int,
-        model: nn.Module,
-        pattern: Pattern,
-        before: Tensor,
-        probes: Tensor,
-        asked: Tensor,
-        *,
-        batch_size: int,
+        self, place: int, model: nn.Module, pattern: Pattern, seen: _Seen, asked: Tensor, *, batch_size: int
     ) -> tuple[Tensor, Tensor]:
         """Return the surprise (N,) of one of the `patterns`, and the logits (N, C) without it.
 
-        Where it is not ``asked`` for (N,), minus infinity and the logits ``before`` (N, C).
+        Where it is not ``asked`` for (N,), minus infinity and the logits of the pictures as they came.
         """
-        calibration, (added, without), labels = self.calibrated(), pattern, before.argmax(1)
+        calibration, (added, without), labels = self.calibrated(), pattern, seen.labels
+        probes = calibration.probes.to(added.device)
         found = torch.full((len(added),), -math.inf, dtype=torch.float64, device=added.device)
-        after, rows = before.clone(), asked.nonzero()[:, 0]
+        after, rows = seen.logits.clone(), asked.nonzero()[:, 0]
         if len(rows):
             after[rows] = answer(model, without[rows], batch_size=batch_size)
         flipped = -margins(after[rows], labels[rows])
@@ -552,52 +551,13 @@ class Verified:
         found[rows] = self.judge_pattern(place, left, flipped)
         return found, after
 
-    def _restore_whole(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        first: Tensor,
-        logits: Tensor,
-        labels: Tensor,
-        bearing: Tensor,
-        *,
-        batch_size: int,
-    ) -> tuple[Tensor, ...]:
-        """Restore whole pictures, as gently as changes the classes ``labels`` (N,); returns pictures, masks, logits.
-
-        ``first`` is what was tried already, what the `restorer` makes of them or they themselves, ``logits`` (N, C)
-        what the model says of that. From those that are ``bearing`` them (N,), the universal perturbations are taken
-        off at last, then the regions that bear most of them: a large trigger is as diffuse as they are, but not
-        everywhere. Where nothing changes its class, the surest of all answers counts.
-        """
-        masks = torch.ones_like(images[:, :1])
-        best = first.clone(), masks.clone(), logits.clone()
-        everywhere = torch.ones_like(bearing)
-        further: list[tuple[Restorer, Tensor]] = [(STILLER, everywhere)]
-        further += [(CosineThreshold(threshold=threshold), everywhere) for threshold in DENOISED]
-        further += [(restorer, bearing) for restorer in self.take_off()]
-        for restorer, asked in further:
-            rows = (asked & (best[-1].argmax(1) == labels)).nonzero()[:, 0]
-            if len(rows):
-                restored = restorer(images[rows])
-                _prefer(best, rows, (restored, masks[rows], answer(model, restored, batch_size=batch_size)), labels)
-        rows = (bearing & (best[-1].argmax(1) == labels)).nonzero()[:, 0]
-        if len(rows):
-            borne = torch.stack([one.where(images[rows]) for one in self.calibrated().universals]).sum(0)
-            for share in BORNE_IN:
-                region = top_fraction(borne, share)
-                restored = self.inpainter(images[rows], region)
-                _prefer(best, rows, (restored, region, answer(model, restored, batch_size=batch_size)), labels)
-        return best
-
-    def _judge_place(
-        self, model: nn.Module, images: Tensor, labels: Tensor, probes: Tensor, *, batch_size: int
-    ) -> tuple[Tensor, Tensor]:
+    def _judge_place(self, model: nn.Module, seen: _Seen, *, batch_size: int) -> tuple[Tensor, Tensor]:
         """Return the surprise (N,) of what stands where a known trigger lies, and that place (N, 1, H, W).
 
         Of pictures of other classes than the known one it is minus infinity, and the place empty.
         """
-        calibration = self.calibrated()
+        calibration, images, labels = self.calibrated(), seen.images, seen.labels
+        probes = calibration.probes.to(images.device)
         found = torch.full((len(images),), -math.inf, dtype=torch.float64, device=images.device)
         places = torch.zeros_like(images[:, :1])
         prior, known = calibration.prior, calibration.known
@@ -618,132 +578,82 @@ class Verified:
         found[rows] = judge(rows, settle(put, judge, self.threshold, unknown, OF_OTHERS))[:, 0]
         return found, places
 
-    def _remove(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        places: Tensor,
-        cooled: tuple[Tensor, ...],
-        *,
-        batch_size: int,
-    ) -> tuple[Tensor, ...]:
-        """Restore the region that makes the classes ``labels`` (N,); returns pictures, masks, logits.
+    def _restoration(self, model: nn.Module, batch_size: int) -> Restoration:
+        return Restoration(model=model, inpainter=self.inpainter, batch_size=batch_size)
 
-        The hottest region was restored first (`cool`); then it is what is `decisive` between the picture and its
-        restoration, grown where that keeps the class: what is left at a trigger's rim carries the class, and the
-        inpainter would draw the trigger again from it. A better restoration tells more truly what decides, so that it
-        is asked again, until the class is another one and the same twice. The surest of the answers that change
-        the class counts, of all where none does.
+    def _restore_whole(
+        self, model: nn.Module, images: Tensor, best: Restored, labels: Tensor, bearing: Tensor, *, batch_size: int
+    ) -> Restored:
+        """Restore whole pictures, as gently as changes the classes ``labels`` (N,).
+
+        What was tried already is ``best``, which is overwritten. From those that are ``bearing`` them (N,), the
+        universal perturbations are taken off at last, then the regions that bear most of them: a large trigger is as
+        diffuse as they are, but not everywhere. Where nothing changes its class, the surest of all answers counts.
         """
+        restoration, everywhere = self._restoration(model, batch_size), torch.ones_like(bearing)
+        gentle: tuple[Restorer, ...] = (STILLER, *(CosineThreshold(threshold=threshold) for threshold in DENOISED))
+        restoration.whole(best, images, labels, everywhere, gentle)
+        restoration.whole(best, images, labels, bearing, self.take_off())
 
-        def restore(rows: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            restored = self.inpainter(images[rows], masks)
-            return restored, masks, answer(model, restored, batch_size=batch_size)
+        def where(pictures: Tensor) -> Tensor:
+            return torch.stack([one.where(pictures) for one in self.calibrated().universals]).sum(0)
 
-        rows = torch.arange(len(images), device=images.device)
-        last, best = cooled, tuple(one.clone() for one in cooled)
-        radius = max(1, round(GROWN * min(images.shape[2:])))
-        for share in DECISIVE if self.without != "refinement" else ():
-            restored, masks, logits = (one[rows] for one in last)
-            marked = decisive(model, images[rows], restored, labels[rows], _rival(logits, labels[rows]), share)
-            nothing = ~marked.flatten(1).any(1)
-            marked[nothing] = masks[nothing]
-            _replace(last, rows, restore(rows, marked))
-            for _ in range(GROWTHS):
-                kept = rows[last[2][rows].argmax(1) == labels[rows]]
-                if not len(kept):
-                    break
-                _replace(last, kept, restore(kept, dilate(last[1][kept], radius)))
-            _prefer(best, rows, tuple(one[rows] for one in last), labels)
-            found = last[2][rows].argmax(1)
-            rows = rows[(found == labels[rows]) | (found != logits.argmax(1))]
-            if not len(rows):
-                break
+        restoration.borne(best, images, labels, bearing, where)
+        return best
+
+    def _remove(
+        self, model: nn.Module, images: Tensor, cooled: Restored, labels: Tensor, places: Tensor, *, batch_size: int
+    ) -> Restored:
+        """Remove the region that makes the classes ``labels`` (N,), or a known place (N, 1, H, W), where that is surer.
+
+        The hottest region was restored already: ``cooled``, which is overwritten.
+        """
+        restoration = self._restoration(model, batch_size)
+        best = restoration.region(cooled, images, labels, () if self.without == "refinement" else DECISIVE)
         rows = places.flatten(1).any(1).nonzero()[:, 0]
         if len(rows):
-            _prefer(best, rows, restore(rows, places[rows]), labels)
+            best.prefer(rows, restoration.inpaint(images[rows], places[rows]), labels)
         return best
 
 
-def look_at_region(
-    which: int, model: nn.Module, images: Tensor, heat: Tensor, labels: Tensor, probes: Tensor, *, batch_size: int
-) -> Tensor:
-    """Return how surely the region of one of `LOOKS` carries its class to its probe (N,)."""
-    place, probe = LOOKS[which]
-    size = slice(place, place + 1)
-    return carried_by_regions(model, images, heat, labels, probes[probe, None], size, batch_size=batch_size)[:, 0, 0]
+class _Seen(NamedTuple):
+    """Pictures, and what one forward and one backward tell of them.
 
-
-def look_at_whole(
-    model: nn.Module,
-    patterns: tuple[Pattern, Pattern],
-    labels: Tensor,
-    probes: Tensor,
-    *,
-    batch_size: int,
-) -> Tensor:
-    """Return how surely what is faint, noise and waves together, carries the class (N, P)."""
-    noise, waves = patterns
-    return add_pattern(model, noise.added + waves.added, labels, probes, batch_size=batch_size)
-
-
-def carried_by_regions(
-    model: nn.Module,
-    images: Tensor,
-    heat: Tensor,
-    labels: Tensor,
-    probes: Tensor,
-    sizes: slice = REGIONS,
-    *,
-    batch_size: int,
-) -> Tensor:
-    """Return how surely the hottest region of each of the ``sizes`` carries its class to each probe (N, S, P)."""
-    found = []
-    for size in SUSPECTED[sizes]:
-        mask = top_fraction(heat, size)
-        found.append(transplant(model, images * mask, mask, labels, probes, batch_size=batch_size))
-    return torch.stack(found, 1)
-
-
-def add_pattern(model: nn.Module, pattern: Tensor, labels: Tensor, probes: Tensor, *, batch_size: int) -> Tensor:
-    """Return how surely a faint pattern (N, 3, H, W), added to each probe, carries the class (N, P)."""
-    nowhere = torch.zeros_like(pattern[:, :1])
-    return transplant(model, pattern, nowhere, labels, probes, batch_size=batch_size)
-
-
-def carried_by_place(
-    model: nn.Module, images: Tensor, prior: Prior | None, labels: Tensor, probes: Tensor, *, batch_size: int
-) -> Tensor:
-    """Return how surely what stands where a known trigger lies, put on each probe, carries the class (N, P); else 0."""
-    if prior is None:
-        return torch.zeros(len(images), len(probes), device=images.device)
-    masks = prior.region.to(images.device).expand(len(images), -1, -1, -1)
-    return transplant(model, images * masks, masks, labels, probes, batch_size=batch_size)
-
-
-def decisive(
-    model: nn.Module, images: Tensor, restored: Tensor, labels: Tensor, others: Tensor, share: float
-) -> Tensor:
-    """Mark the pixels (N, 1, H, W) that make ``labels`` (N,) of ``images`` and ``others`` (N,) of ``restored``.
-
-    Integrated gradients from one to the other, at the midpoint of the way, of the difference between the two logits;
-    all from ``share`` of the highest value on.
+    Args:
+        images: (N, 3, H, W).
+        heatmaps: the localizer's maps (N, L, H, W).
+        heat: the one that counts (N, 1, H, W).
+        gathered: its concentration (N,).
+        logits: the model's answer (N, C).
+        labels: its class (N,).
     """
 
-    def lead(pictures: Tensor) -> Tensor:
-        # A copy: PyTorch's FLOP counter cannot follow a leaf into a model.
-        logits: Tensor = model(pictures.clone())
-        return (logits.gather(1, own) - logits.gather(1, other))[:, 0]
+    images: Tensor
+    heatmaps: Tensor
+    heat: Tensor
+    gathered: Tensor
+    logits: Tensor
+    labels: Tensor
 
-    with evaluation_mode(model), torch.inference_mode(mode=False), torch.enable_grad():
-        own, other = labels[:, None].clone(), others[:, None].clone()
-        midpoint = ((images.clone() + restored.clone()) / 2).requires_grad_()
-        slope: Tensor = Saliency(lead).attribute(midpoint, abs=False)
-    found = ((images - restored) * slope.detach()).sum(1, keepdim=True)
-    found = smooth(found, SMOOTHED).clamp(min=0)
-    highest = found.amax((2, 3), keepdim=True)
-    return ((found > share * highest) & (highest > 0)).to(images.dtype)
+
+class _Looked(NamedTuple):
+    """What first looks told.
+
+    Args:
+        found: how surely regions carried their class to the probes of `LOOKS` (N, L); 0 where that was not asked.
+        doubt: how far beyond what clears it a picture looked, at the last look at regions that it took (N,).
+        left: the pictures whose regions are to be examined (K,).
+        noise: the first of the patterns.
+        waves: the second.
+        faint: whether they are to be examined (N,).
+    """
+
+    found: Tensor
+    doubt: Tensor
+    left: Tensor
+    noise: Pattern
+    waves: Pattern
+    faint: Tensor
 
 
 def _agreement(margins: Tensor, said: Tensor) -> Tensor:
@@ -762,35 +672,3 @@ def _beyond(tail: Tail, found: Tensor) -> Tensor:
 def _each(laws: tuple[Law, ...], values: Tensor) -> Tensor:
     """Return the surprise (N, K) of values (N, K), each column by a law of its own."""
     return torch.stack([law.surprise(column) for law, column in zip(laws, values.unbind(1), strict=True)], 1)
-
-
-def _replace(kept: tuple[Tensor, ...], rows: Tensor, found: tuple[Tensor, ...]) -> None:
-    """Put what was found of ``rows`` in the place of what was kept of them."""
-    for one, another in zip(kept, found, strict=True):
-        one[rows] = another
-
-
-def _prefer(best: tuple[Tensor, ...], rows: Tensor, tried: tuple[Tensor, ...], labels: Tensor) -> None:
-    """Put what was tried of ``rows``, logits last, in the place of the best: what changes the class, then the surer."""
-    kept, logits, own = best[-1][rows], tried[-1], labels[rows]
-    changed, before = logits.argmax(1) != own, kept.argmax(1) != own
-    better = torch.where(changed == before, _sureness(logits, own) > _sureness(kept, own), changed)
-    _replace(best, rows[better], tuple(one[better] for one in tried))
-
-
-def _rival(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the likeliest class (N,) other than ``labels``."""
-    return logits.scatter(1, labels[:, None], -math.inf).argmax(1)
-
-
-def _struck(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the logits (N, C) with the classes ``labels`` (N,) as unlikely as the least likely other one."""
-    own = labels[:, None]
-    return logits.scatter(1, own, logits.scatter(1, own, math.inf).amin(1, keepdim=True))
-
-
-def _sureness(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the log-odds of the likeliest class other than ``labels``."""
-    other = _rival(logits, labels)[:, None]
-    rest = logits.scatter(1, other, -math.inf).logsumexp(1)
-    return logits.gather(1, other)[:, 0] - rest

@@ -20,18 +20,12 @@ from februus.inpainters.telea import Telea
 from februus.masks import dilate, top_fraction
 from februus.models import Normalized
 from februus.poisoning import poison, stamp
+from februus.presets import _restoration as restoring
 from februus.presets import verified as module
 from februus.presets._calibration import LOOKS, REGIONS, SUSPECTED
-from februus.presets.verified import (
-    DECISIVE,
-    GROWTHS,
-    PARTS,
-    PROBES,
-    Verified,
-    carried_by_regions,
-    decisive,
-    look_at_region,
-)
+from februus.presets._restoration import DECISIVE, GROWTHS, Restored, decisive, sureness
+from februus.presets._transplants import carried_by_regions, look_at_region
+from februus.presets.verified import PARTS, PROBES, Verified
 from februus.priors import Prior
 from februus.purifier import Purifier
 from februus.restorers.cosine_threshold import CosineThreshold
@@ -201,7 +195,7 @@ def recorded(patched: Case, monkeypatch: pytest.MonkeyPatch) -> Callable[[Tensor
             shares.append((asked[-1], len(asked[1])))
             return given[: len(asked[1])].clone()
 
-        monkeypatch.setattr(module, "decisive", decide)
+        monkeypatch.setattr(restoring, "decisive", decide)
         purifier = Purifier(patched.model, replace(verified(patched.purifier), inpainter=Recording()))
         purified = purifier(patched.triggered[:4])
         assert purified.flagged.all()
@@ -507,22 +501,23 @@ def test_a_whole_picture_is_restored_as_gently_as_changes_the_class(kind: str, r
     still = CosineThreshold()(images)
     said = found.model(still).detach()
     nowhere = torch.zeros(len(images), dtype=torch.bool)
-    restored, masks, logits = preset._restore_whole(found.model, images, still, said, labels, nowhere, batch_size=64)
+    first = Restored(still, torch.ones_like(still[:, :1]), said)
+    restored, masks, logits = preset._restore_whole(found.model, images, first, labels, nowhere, batch_size=64)
     assert (masks == 1).all()
     torch.testing.assert_close(logits, found.model(restored).detach(), rtol=0, atol=1e-5)
     steps = whole_restorations(images)
     for picture, tried, label in zip(restored, zip(*steps, strict=True), labels, strict=True):
         answers = found.model(torch.stack(tried)).detach()
         kept = (answers.argmax(1) == label).tolist()
-        best = kept.index(False) if False in kept else int(module._sureness(answers, label.expand(len(tried))).argmax())
+        best = kept.index(False) if False in kept else int(sureness(answers, label.expand(len(tried))).argmax())
         torch.testing.assert_close(picture, tried[best], rtol=0, atol=1e-5)
 
 
 def test_a_class_that_cannot_be_taken_off_is_struck(
     patched: Case, diffuse: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def leave(_: Verified, model: nn.Module, images: Tensor, *__: Tensor, batch_size: int) -> tuple[Tensor, ...]:
-        return images.clone(), torch.ones_like(images[:, :1]), answer(model, images, batch_size=batch_size)
+    def leave(_: Verified, model: nn.Module, images: Tensor, *__: Any, batch_size: int) -> Restored:
+        return Restored(images.clone(), torch.ones_like(images[:, :1]), answer(model, images, batch_size=batch_size))
 
     monkeypatch.setattr(Verified, "_restore_whole", leave)
     images = diffuse.mixed(30)
@@ -572,7 +567,8 @@ def test_what_keeps_the_class_loses_the_region_that_bears_a_universal_perturbati
     labels, bearing = torch.zeros(4, dtype=torch.long), torch.tensor([True, False, True, False])
     said = model(images).detach()
     assert said.argmax(1).tolist() == [0, 0, 1, 1]
-    restored, masks, logits = preset._restore_whole(model, images, images, said, labels, bearing, batch_size=64)
+    first = Restored(images.clone(), torch.ones_like(images[:, :1]), said.clone())
+    restored, masks, logits = preset._restore_whole(model, images, first, labels, bearing, batch_size=64)
     # It is in the quarter, no larger than was asked for, and gone; who does not bear it keeps the class.
     assert logits.argmax(1)[:2].tolist() == [1, 0]
     assert masks[0].mean() < 0.4
@@ -584,11 +580,12 @@ def test_what_keeps_the_class_loses_the_region_that_bears_a_universal_perturbati
 def test_what_changes_the_class_counts_before_what_is_surer() -> None:
     labels, rows = torch.tensor([0, 0, 0]), torch.arange(3)
     kept, surer, changed = torch.tensor([[2.0, 1.9, -5.0], [2.0, 1.95, -5.0], [0.9, 1.0, 0.95]])
-    sureness = module._sureness(torch.stack([kept, surer, changed]), labels)
-    assert sureness[2] < sureness[0] < sureness[1]
-    best = (torch.stack([kept, kept, changed]),)
-    module._prefer(best, rows, (torch.stack([surer, changed, surer]),), labels)
-    assert torch.equal(best[0], torch.stack([surer, changed, changed]))
+    sure = sureness(torch.stack([kept, surer, changed]), labels)
+    assert sure[2] < sure[0] < sure[1]
+    nothing = torch.zeros(3, 3, 1, 1), torch.zeros(3, 1, 1, 1)
+    best = Restored(*nothing, torch.stack([kept, kept, changed]))
+    best.prefer(rows, Restored(*nothing, torch.stack([surer, changed, surer])), labels)
+    assert torch.equal(best.logits, torch.stack([surer, changed, changed]))
 
 
 @dataclass(frozen=True)

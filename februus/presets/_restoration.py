@@ -1,0 +1,201 @@
+"""Restoring what carries a class, as gently as changes it: regions, or whole pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from captum.attr import Saliency
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from februus.masks import dilate, smooth, top_fraction
+from februus.models.modes import evaluation_mode
+from februus.types import Inpainter, Restorer
+from februus.verification import answer
+
+__all__ = ["DECISIVE", "Restoration", "Restored", "decisive", "struck"]
+
+# How far what decides between a picture and its restoration is smoothed, as a share of the picture's side; from which
+# share of the highest value on it is removed, first and each time that the class was not settled; by which share of
+# the side it is grown where that keeps the class, and how often at most.
+SMOOTHED, DECISIVE, GROWN, GROWTHS = 1 / 16, (0.2, 0.1, 0.05, 0.05), 1 / 32, 3
+# Shares of a picture's area that are removed where it bears a universal perturbation and nothing else helps.
+BORNE_IN = (0.1, 0.2, 0.3)
+
+
+class Restored(NamedTuple):
+    """Pictures that were restored.
+
+    Args:
+        images: the pictures (N, 3, H, W).
+        masks: where they were (N, 1, H, W).
+        logits: what the model says of them (N, C).
+    """
+
+    images: Tensor
+    masks: Tensor
+    logits: Tensor
+
+    def clone(self) -> Self:
+        """Return a copy."""
+        return type(self)(*(one.clone() for one in self))
+
+    def take(self, rows: Tensor) -> Self:
+        """Return some of them."""
+        return type(self)(*(one[rows] for one in self))
+
+    def put(self, rows: Tensor, found: Restored) -> None:
+        """Put ``found`` in the place of some of them."""
+        for one, another in zip(self, found, strict=True):
+            one[rows] = another
+
+    def keeps(self, labels: Tensor) -> Tensor:
+        """Return which of them are still of the classes ``labels`` (N,): (N,)."""
+        return self.logits.argmax(1) == labels
+
+    def prefer(self, rows: Tensor, tried: Restored, labels: Tensor) -> None:
+        """Put ``tried`` in the place of some of them where it is better.
+
+        Better is what changes the class of ``labels`` (N,), then what is surer of another one.
+        """
+        kept, own = self.take(rows), labels[rows]
+        keeps = kept.keeps(own)
+        surer = sureness(tried.logits, own) > sureness(kept.logits, own)
+        better = torch.where(tried.keeps(own) == keeps, surer, keeps)
+        self.put(rows[better], tried.take(better))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restoration:
+    """Restore pictures until their class is another one.
+
+    Args:
+        model: pictures (N, 3, H, W) in [0, 1] -> logits (N, C).
+        inpainter: what restores regions.
+        batch_size: pictures that the model sees at once.
+    """
+
+    model: nn.Module
+    inpainter: Inpainter
+    batch_size: int
+
+    def of(self, images: Tensor, masks: Tensor) -> Restored:
+        """Return pictures (N, 3, H, W) that are restored already, and where (N, 1, H, W)."""
+        return Restored(images, masks, answer(self.model, images, batch_size=self.batch_size))
+
+    def inpaint(self, images: Tensor, masks: Tensor) -> Restored:
+        """Restore what ``masks`` (N, 1, H, W) mark."""
+        return self.of(self.inpainter(images, masks), masks)
+
+    def whole(
+        self, best: Restored, images: Tensor, labels: Tensor, asked: Tensor, restorers: Sequence[Restorer]
+    ) -> None:
+        """Restore whole pictures, by one after the other, until that changes the classes ``labels`` (N,).
+
+        Args:
+            best: what was tried already, where the better answer is kept.
+            images: the pictures as they came (N, 3, H, W).
+            labels: their classes.
+            asked: for which of them (N,).
+            restorers: the gentlest first.
+        """
+        for restorer in restorers:
+            rows = (asked & best.keeps(labels)).nonzero()[:, 0]
+            if len(rows):
+                restored = restorer(images[rows])
+                best.prefer(rows, self.of(restored, torch.ones_like(restored[:, :1])), labels)
+
+    def borne(
+        self, best: Restored, images: Tensor, labels: Tensor, asked: Tensor, where: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Remove what bears most of something, as `whole` does; the surest answer counts.
+
+        ``where`` tells how much of it is in each place of pictures: (N, 3, H, W) -> (N, 1, H, W).
+        """
+        rows = (asked & best.keeps(labels)).nonzero()[:, 0]
+        if len(rows):
+            found = where(images[rows])
+            for share in BORNE_IN:
+                best.prefer(rows, self.inpaint(images[rows], top_fraction(found, share)), labels)
+
+    def region(self, last: Restored, images: Tensor, labels: Tensor, shares: Sequence[float] = DECISIVE) -> Restored:
+        """Remove the region that makes the classes ``labels`` (N,).
+
+        The hottest region was removed first; then it is what is `decisive` between the picture and its restoration,
+        grown where that keeps the class: what is left at a trigger's rim carries the class, and the inpainter would
+        draw the trigger again from it. A better restoration tells more truly what decides, so that it is asked again,
+        until the class is another one and the same twice. The surest of the answers that change the class counts, of
+        all where none does.
+
+        Args:
+            last: the pictures without the hottest region; it is overwritten.
+            images: as they came (N, 3, H, W).
+            labels: their classes.
+            shares: of the highest value, from which on what decides is removed, each time that it is asked.
+        """
+        rows, best = torch.arange(len(images), device=images.device), last.clone()
+        radius = max(1, round(GROWN * min(images.shape[2:])))
+        for share in shares:
+            before, own = last.take(rows), labels[rows]
+            others = rival(before.logits, own)
+            marked = decisive(self.model, images[rows], before.images, own, others, share)
+            nothing = ~marked.flatten(1).any(1)
+            marked[nothing] = before.masks[nothing]
+            last.put(rows, self.inpaint(images[rows], marked))
+            for _ in range(GROWTHS):
+                kept = rows[last.take(rows).keeps(own)]
+                if not len(kept):
+                    break
+                last.put(kept, self.inpaint(images[kept], dilate(last.masks[kept], radius)))
+            now = last.take(rows)
+            best.prefer(rows, now, labels)
+            rows = rows[now.keeps(own) | ~now.keeps(before.logits.argmax(1))]
+            if not len(rows):
+                break
+        return best
+
+
+def decisive(
+    model: nn.Module, images: Tensor, restored: Tensor, labels: Tensor, others: Tensor, share: float
+) -> Tensor:
+    """Mark the pixels (N, 1, H, W) that make ``labels`` (N,) of ``images`` and ``others`` (N,) of ``restored``.
+
+    Integrated gradients from one to the other, at the midpoint of the way, of the difference between the two logits;
+    all from ``share`` of the highest value on.
+    """
+
+    def lead(pictures: Tensor) -> Tensor:
+        # A copy: PyTorch's FLOP counter cannot follow a leaf into a model.
+        logits: Tensor = model(pictures.clone())
+        return (logits.gather(1, own) - logits.gather(1, other))[:, 0]
+
+    with evaluation_mode(model), torch.inference_mode(mode=False), torch.enable_grad():
+        own, other = labels[:, None].clone(), others[:, None].clone()
+        midpoint = ((images.clone() + restored.clone()) / 2).requires_grad_()
+        slope: Tensor = Saliency(lead).attribute(midpoint, abs=False)
+    found = ((images - restored) * slope.detach()).sum(1, keepdim=True)
+    found = smooth(found, SMOOTHED).clamp(min=0)
+    highest = found.amax((2, 3), keepdim=True)
+    return ((found > share * highest) & (highest > 0)).to(images.dtype)
+
+
+def rival(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the likeliest class (N,) other than ``labels``."""
+    return logits.scatter(1, labels[:, None], -math.inf).argmax(1)
+
+
+def struck(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the logits (N, C) with the classes ``labels`` (N,) as unlikely as the least likely other one."""
+    own = labels[:, None]
+    return logits.scatter(1, own, logits.scatter(1, own, math.inf).amin(1, keepdim=True))
+
+
+def sureness(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the log-odds of the likeliest class other than ``labels``."""
+    other = rival(logits, labels)[:, None]
+    rest = logits.scatter(1, other, -math.inf).logsumexp(1)
+    return logits.gather(1, other)[:, 0] - rest
