@@ -227,16 +227,26 @@ class Law:
 
     @classmethod
     def fit(
-        cls, values: Tensor, labels: Tensor, num_classes: int, *, short: bool = False, outliers: bool = True
+        cls,
+        values: Tensor,
+        labels: Tensor,
+        num_classes: int,
+        *,
+        short: bool = False,
+        outliers: bool = True,
+        tolerated: int = 0,
     ) -> Law:
         """Fit the law to ``values`` (N,) of pictures of the classes ``labels`` (N,), with a `Tail` that may be short.
 
-        Without ``outliers`` spreads are means of absolute deviations: what a few pictures of a class do counts.
+        Without ``outliers`` spreads are means of absolute deviations: what a few pictures of a class do counts. Where
+        as many as are ``tolerated`` may be outliers, all of one class, its own median tells nothing unless it has more
+        than twice as many pictures.
 
         Raises:
             ValueError: if the values are not finite.
         """
-        values, counts = values.double(), labels.bincount(minlength=num_classes).double()
+        values, seen = values.double(), labels.bincount(minlength=num_classes).double()
+        counts = seen * (seen > 2 * tolerated)
 
         def usual(found: Tensor, centre: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
             common, own = centre(found), found.new_zeros(num_classes)
@@ -250,7 +260,7 @@ class Law:
         common, own = usual(above.abs(), _median if outliers else Tensor.mean)
         spreads = ((counts * own**2 + PRIOR * common**2) / (counts + PRIOR)).sqrt().clamp(min=1e-6)
         tail = Tail.fit(above / spreads[labels], short=short)
-        return cls(frequencies=counts / len(values), places=places, spreads=spreads, tail=tail)
+        return cls(frequencies=seen / len(values), places=places, spreads=spreads, tail=tail)
 
     def of(self, label: int) -> Law:
         """Return the law of values that only pictures of one class are asked for; one in a thousand at least is."""

@@ -46,6 +46,7 @@ class Calibration:
         patterns: likewise, with which the noise, and the waves, of innocent pictures bring their class along.
         flips: margins of another class once the smallest region is restored, or the noise, or the waves are taken off.
         joint: the surprise of all that is known of a region, of noise, of waves.
+        raised: how much more than the threshold each of these three takes, as reference pictures reach it.
         universals: perturbations that lead to the class that the model takes to most readily; none where left out.
         borne: how much of each of them innocent pictures bear, asked of those of that class.
         prior: what is known of a backdoor; None where nothing is.
@@ -66,6 +67,7 @@ class Calibration:
     patterns: tuple[Law, ...]
     flips: tuple[Law, ...]
     joint: tuple[Law, ...]
+    raised: tuple[float, ...]
     universals: tuple[Universal, ...]
     borne: tuple[Law, ...]
     prior: Prior | None = None
@@ -93,6 +95,7 @@ class Calibration:
             "tails": torch.tensor(
                 [(tail.start, tail.scale, tail.count, tail.shape) for tail in tails], dtype=torch.float64
             ),
+            "raised": torch.tensor(self.raised, dtype=torch.float64),
             "frequencies": self.margins[0].frequencies,
             "laws": torch.stack([torch.stack([law.places, law.spreads]) for law in self.laws]),
             "universals": torch.cat(
@@ -111,7 +114,7 @@ class Calibration:
         Raises:
             ValueError: if tensors are missing or do not fit.
         """
-        kept = {"probes", "logits", "resistance", "first_looks", "tails", "frequencies", "laws"}
+        kept = {"probes", "logits", "resistance", "first_looks", "tails", "raised", "frequencies", "laws"}
         kept |= {"universals", "universal_labels"}
         if missing := kept - set(tensors):
             expected = f"the tensors {', '.join(sorted(missing))}"
@@ -121,6 +124,7 @@ class Calibration:
         explanations, labels = 1 + PATTERNS, tensors["universal_labels"].flatten().tolist()
         laws, classes = len(SUSPECTED) + PATTERNS + 2 * explanations + len(labels) + bool(prior), shapes["frequencies"]
         fits = shapes["laws"] == (laws, 2, *classes) and shapes["tails"] == (3 + len(LOOKS) + laws, 4)
+        fits = fits and shapes["raised"] == (explanations,)
         fits = fits and shapes["resistance"] == (2, KNOWN + 1, *shapes["probes"][:1])
         fits = fits and shapes["universals"] == (len(labels), 2, *shapes["probes"][1:])
         fits = fits and len(labels) in (0, len(SHAPES))
@@ -151,6 +155,7 @@ class Calibration:
             patterns=tuple(islice(each, PATTERNS)),
             flips=tuple(islice(each, explanations)),
             joint=tuple(islice(each, explanations)),
+            raised=tuple(tensors["raised"].tolist()),
             universals=tuple(
                 Universal(label=label, perturbation=one, filter=another) for label, (one, another) in perturbations
             ),

@@ -75,6 +75,11 @@ OF_REGIONS = (
 OF_OTHERS = tuple((jury,) for jury in JURIES)
 # Of the false positives that regions are granted, the share of all sizes together; the rest is the largest's by itself.
 TOGETHER = 0.8
+# The share of the reference pictures that may be triggered.
+TOLERATED = 0.02
+# How far beyond the threshold reference pictures are still taken for innocent ones, five times as rare as is flagged,
+# and up to which share of them.
+INNOCENT, FEW = math.log10(5), 0.0125
 # Of all false positives, the share that universal perturbations are granted.
 BORNE = 0.1
 # What can be left out, to see what it gives.
@@ -190,16 +195,16 @@ class Verified:
         glancing = int(_agreement(glances, left.amax(1)).argmax())
         answers = answer(model, probes, batch_size=batch_size)
 
-        def law(values: Tensor, *, short: bool = False, outliers: bool = True) -> Law:
-            return Law.fit(values, predicted, answers.shape[1], short=short, outliers=outliers)
-
+        law = partial(Law.fit, labels=predicted, num_classes=answers.shape[1])
+        of_region = partial(law, tolerated=math.ceil(TOLERATED * len(others)))
         universals: tuple[Universal, ...] = ()
         if self.without not in ("whole", "universal"):
             universals = find_universals(model, others, batch_size=batch_size)
         looks, gathering = tuple(map(Tail.fit, looked.unbind(1))), Tail.fit(gathered)
-        alone, lost = (tuple(map(law, values.unbind(1))) for values in (left, flipped))
+        alone = tuple(map(law, left.unbind(1)))
+        lost = (of_region(flipped[:, 0]), *map(law, flipped[:, 1:].unbind(1)))
         # The largest counts by itself, too.
-        sizes = (*map(law, carried[:, :-1].unbind(1)), law(carried[:, -1], short=True))
+        sizes = (*map(of_region, carried[:, :-1].unbind(1)), of_region(carried[:, -1], short=True))
         together = [
             self._of_region(gathering, sizes, lost[0], gathered, carried, flipped[:, 0]),
             *(
@@ -227,14 +232,31 @@ class Verified:
             margins=sizes,
             patterns=alone,
             flips=lost,
-            joint=(law(together[0], short=True), *map(law, together[1:])),
+            joint=(of_region(together[0], short=True), *map(law, together[1:])),
+            raised=(0.0,) * len(together),
             universals=universals,
             # A class may have a few pictures that bear far more than its others do: means tell of them, medians do not.
             borne=tuple(law(kind.borne(others), short=True, outliers=False).of(kind.label) for kind in universals),
             prior=prior,
             known=law(placed[:, 0]).of(prior.label) if prior else None,
         )
-        return replace(self, calibration=calibration)
+        fitted = replace(self, calibration=calibration)
+        judged = [
+            fitted.judge_regions(gathered, carried, flipped[:, 0]),
+            *(fitted.judge_pattern(place, left[:, place], flipped[:, 1 + place]) for place in range(PATTERNS)),
+        ]
+        return replace(self, calibration=replace(calibration, raised=tuple(map(self._raised, judged))))
+
+    def _raised(self, surprises: Tensor) -> float:
+        """Return how much more than the threshold it takes, by the ``surprises`` (N,) of reference pictures.
+
+        Where a law is too narrow, it accuses some of those that it was fitted to, and these are the measure. But what
+        is far beyond the threshold, or where more than a few are, they may be triggered.
+        """
+        beyond = surprises[surprises >= self.threshold] - self.threshold
+        innocent = beyond[beyond < INNOCENT]
+        # A little more than the most that one of them reaches, which is then not flagged.
+        return innocent.max().item() + 1e-6 if len(innocent) and len(beyond) <= FEW * len(surprises) else 0.0
 
     def _find_prior(self, model: nn.Module, reference: Tensor) -> Prior | None:
         if self.prior is None:
@@ -303,7 +325,7 @@ class Verified:
         if self.without != "transplant":
             largest = margins[-1].surprise(carried[:, -1]) + math.log10(1 - TOGETHER)
             found = torch.maximum(found, largest)
-        return found - self._chances
+        return found - self._chances - calibration.raised[0]
 
     def judge_sizes(self, carried: Tensor) -> Tensor:
         """Return the surprise (N, S) of a region of each size by itself, from the margins ``carried`` (N, S)."""
@@ -318,7 +340,8 @@ class Verified:
         calibration = self.calibrated()
         alone, lost = calibration.patterns[place], calibration.flips[1 + place]
         joint = calibration.joint[1 + place].surprise(self._of_pattern(alone, lost, left, flipped))
-        return torch.maximum(joint, alone.surprise(left)) - self._chances - math.log10(PATTERNS)
+        found = torch.maximum(joint, alone.surprise(left)) - math.log10(PATTERNS)
+        return found - self._chances - calibration.raised[1 + place]
 
     def patterns(self, images: Tensor, heat: Tensor) -> tuple[Pattern, Pattern]:
         """Return what may be a trigger all over the picture: its noise, and its waves outside the hottest quarter.

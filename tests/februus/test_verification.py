@@ -278,6 +278,22 @@ def test_without_outliers_what_a_few_of_a_class_reach_is_usual_there() -> None:
     assert plain.of(3).surprise(high) < robust.of(3).surprise(high)
 
 
+def test_a_class_that_may_be_mostly_outliers_is_judged_as_the_others_are() -> None:
+    values, labels = of_classes(300, (0.0, 0.0, 0.0))
+    labels[:7] = 3
+    values[:5] = 30.0
+    reached, spoilt = torch.tensor([30.0]), Law.fit(values, labels, 4)
+    law = Law.fit(values, labels, 4, tolerated=5)
+    common = Law.fit(values[7:], labels[7:], 4)
+    assert spoilt.places[3] > 10
+    assert abs(law.places[3] - common.places[3]) < 0.2
+    assert law.surprise(reached) > spoilt.surprise(reached) + 2
+    # Its share of pictures is what it is, and classes with more than twice as many are as they were.
+    assert law.frequencies[3].item() == pytest.approx(7 / 300)
+    torch.testing.assert_close(law.places[:3], spoilt.places[:3])
+    assert Law.fit(values, labels, 4, tolerated=3).places[3] == spoilt.places[3]
+
+
 def test_law_rises_and_never_ends() -> None:
     values, labels = of_classes(200, (0.0, 5.0))
     law = Law.fit(values, labels, 2)

@@ -25,7 +25,7 @@ from februus.presets import verified as module
 from februus.presets._calibration import LOOKS, REGIONS, SUSPECTED
 from februus.presets._restoration import DECISIVE, GROWTHS, Restored, decisive, sureness
 from februus.presets._transplants import carried_by_regions, look_at_region
-from februus.presets.verified import PARTS, PROBES, Verified
+from februus.presets.verified import INNOCENT, PARTS, PROBES, Verified
 from februus.priors import Prior
 from februus.purifier import Purifier
 from februus.restorers.cosine_threshold import CosineThreshold
@@ -625,6 +625,38 @@ def test_a_trigger_of_low_frequencies_is_found_by_what_the_model_takes_to_most_r
 
 
 # --- thresholds come from the reference alone ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("beyond", "raised"),
+    [
+        ([], 0.0),
+        ([0.1], 0.1),
+        ([0.1, 0.5], 0.5),
+        ([0.1, 0.5, 3.0], 0.5),  # what is far beyond is a triggered one
+        ([3.0], 0.0),
+        ([0.1, 0.2, 0.3, 0.4], 0.0),  # so may be those of which there are more than a few
+    ],
+)
+def test_what_reference_pictures_reach_is_not_flagged(patched: Case, beyond: list[float], raised: float) -> None:
+    preset = verified(patched.purifier)
+    surprises = torch.linspace(-1, 2, 251, dtype=torch.float64)
+    surprises[: len(beyond)] = preset.threshold + torch.tensor(beyond, dtype=torch.float64)
+    found = preset._raised(surprises)
+    assert found == pytest.approx(raised, abs=1e-5)
+    if raised:
+        assert not ((surprises >= preset.threshold + found) & (surprises < preset.threshold + INNOCENT)).any()
+
+
+def test_a_raised_bar_is_one_for_all_that_is_asked_of_it(patched: Case) -> None:
+    preset = verified(patched.purifier)
+    higher = replace(preset, calibration=replace(preset.calibrated(), raised=(1.0, 2.0, 3.0)))
+    gathered, carried, flipped = torch.zeros(4), torch.linspace(0, 9, 12).view(4, 3), torch.linspace(-1, 1, 4)
+    regions = [one.judge_regions(gathered, carried, flipped) for one in (preset, higher)]
+    torch.testing.assert_close(regions[0] - 1, regions[1])
+    for place in range(2):
+        patterns = [one.judge_pattern(place, carried[:, 0], flipped) for one in (preset, higher)]
+        torch.testing.assert_close(patterns[0] - 2 - place, patterns[1])
 
 
 def test_the_same_reference_teaches_the_same(patched: Case) -> None:
