@@ -156,32 +156,9 @@ class Verified:
         order = torch.randperm(len(reference), generator=seeded(self.seed)).to(reference.device)
         jury, others = reference[order[:PROBES]], reference[order[PROBES:]]
         prior = self._find_prior(model, reference)
-        batches = []
-        for images in others.split(batch_size):
-            _, heat, logits = self.locate(model, images)
-            labels = logits.argmax(1)
-            patterns = self.patterns(images, heat)
-            added = [add_pattern(model, pattern.added, labels, jury, batch_size=batch_size) for pattern in patterns]
-            flips = [
-                -margins(self.cool(model, images, heat, batch_size=batch_size)[2], labels),
-                *(flip(model, pattern.without, labels, batch_size=batch_size) for pattern in patterns),
-            ]
-            found = (
-                labels,
-                concentration(heat, SUSPECTED[0]),
-                STILLER.prominence(images),
-                look_at_whole(model, patterns, labels, jury, batch_size=batch_size),
-                torch.cat(
-                    [
-                        carried_by_regions(model, images, heat, labels, jury, batch_size=batch_size),
-                        torch.stack(added, 1),
-                        carried_by_place(model, images, prior, labels, jury, batch_size=batch_size)[:, None],
-                    ],
-                    1,
-                ),
-                torch.stack(flips, 1),
-            )
-            batches.append(found)
+        batches = [
+            self._measure(model, images, jury, prior, batch_size=batch_size) for images in others.split(batch_size)
+        ]
         predicted, gathered, standing, glances, brought, flipped = map(torch.cat, zip(*batches, strict=True))
         resistance = torch.stack([brought.mean(0), brought.std(0).clamp(min=LEAST_SPREAD)])
         relative = in_units(brought, resistance)
@@ -246,6 +223,29 @@ class Verified:
             *(fitted.judge_pattern(place, left[:, place], flipped[:, 1 + place]) for place in range(PATTERNS)),
         ]
         return replace(self, calibration=replace(calibration, raised=tuple(map(self._raised, judged))))
+
+    def _measure(
+        self, model: nn.Module, images: Tensor, jury: Tensor, prior: Prior | None, *, batch_size: int
+    ) -> _Measured:
+        _, heat, logits = self.locate(model, images)
+        labels, patterns = logits.argmax(1), self.patterns(images, heat)
+        brought = [
+            carried_by_regions(model, images, heat, labels, jury, batch_size=batch_size),
+            *(add_pattern(model, pattern.added, labels, jury, batch_size=batch_size)[:, None] for pattern in patterns),
+            carried_by_place(model, images, prior, labels, jury, batch_size=batch_size)[:, None],
+        ]
+        flipped = [
+            -margins(self.cool(model, images, heat, batch_size=batch_size).logits, labels),
+            *(flip(model, pattern.without, labels, batch_size=batch_size) for pattern in patterns),
+        ]
+        return _Measured(
+            labels=labels,
+            gathered=concentration(heat, SUSPECTED[0]),
+            prominence=STILLER.prominence(images),
+            glances=look_at_whole(model, patterns, labels, jury, batch_size=batch_size),
+            brought=torch.cat(brought, 1),
+            flipped=torch.stack(flipped, 1),
+        )
 
     def _raised(self, surprises: Tensor) -> float:
         """Return how much more than the threshold it takes, by the ``surprises`` (N,) of reference pictures.
@@ -637,6 +637,26 @@ class Verified:
         if len(rows):
             best.prefer(rows, restoration.inpaint(images[rows], places[rows]), labels)
         return best
+
+
+class _Measured(NamedTuple):
+    """What is known of reference pictures.
+
+    Args:
+        labels: the model's classes (N,).
+        gathered: concentration of the heat (N,).
+        prominence: of the wave that stands out (N,).
+        glances: how surely what is faint carries the class to each of the probes (N, P).
+        brought: how surely regions, patterns and the known place do (N, E, P).
+        flipped: by how much another class wins without the smallest region, the noise, the waves (N, 1 + `PATTERNS`).
+    """
+
+    labels: Tensor
+    gathered: Tensor
+    prominence: Tensor
+    glances: Tensor
+    brought: Tensor
+    flipped: Tensor
 
 
 class _Seen(NamedTuple):
