@@ -211,7 +211,7 @@ class Law:
     further. So the innocent are a mixture: with the frequency of a class as weight, a value of it is ``p_c + s_c e``,
     where the place ``p_c`` is a median, the spread ``s_c`` a median absolute deviation, or a mean one where there are
     no outliers, and ``e`` follows one `Tail`. Places and spreads are drawn to those of all pictures, as if 5 others of
-    each class had been seen (the spreads by their squares).
+    each class had been seen (the spreads by their squares); a class that outliers may fill has none of its own.
 
     Args:
         frequencies: of the classes among innocent pictures (C,).

@@ -17,7 +17,7 @@ from februus.models.modes import evaluation_mode
 from februus.types import Inpainter, Restorer
 from februus.verification import answer
 
-__all__ = ["DECISIVE", "Restoration", "Restored", "decisive", "struck"]
+__all__ = ["DECISIVE", "Restoration", "Restored", "decisive", "struck", "sureness"]
 
 # How far what decides between a picture and its restoration is smoothed, as a share of the picture's side; from which
 # share of the highest value on it is removed, first and each time that the class was not settled; by which share of
@@ -62,9 +62,8 @@ class Restored(NamedTuple):
 
         Better is what changes the class of ``labels`` (N,), then what is surer of another one.
         """
-        kept, own = self.take(rows), labels[rows]
-        keeps = kept.keeps(own)
-        surer = sureness(tried.logits, own) > sureness(kept.logits, own)
+        own, keeps = labels[rows], self.keeps(labels)[rows]
+        surer = sureness(tried.logits, own) > sureness(self.logits[rows], own)
         better = torch.where(tried.keeps(own) == keeps, surer, keeps)
         self.put(rows[better], tried.take(better))
 
@@ -147,7 +146,7 @@ class Restoration:
             marked[nothing] = before.masks[nothing]
             last.put(rows, self.inpaint(images[rows], marked))
             for _ in range(GROWTHS):
-                kept = rows[last.take(rows).keeps(own)]
+                kept = rows[last.keeps(labels)[rows]]
                 if not len(kept):
                     break
                 last.put(kept, self.inpaint(images[kept], dilate(last.masks[kept], radius)))

@@ -78,8 +78,8 @@ TOGETHER = 0.8
 # The share of the reference pictures that may be triggered.
 TOLERATED = 0.02
 # How far beyond the threshold reference pictures are still taken for innocent ones, five times as rare as is flagged,
-# and up to which share of them.
-INNOCENT, FEW = math.log10(5), 0.0125
+# and how many of them, in false-positive rates.
+INNOCENT, FEW = math.log10(5), 2.5
 # Of all false positives, the share that universal perturbations are granted.
 BORNE = 0.1
 # What can be left out, to see what it gives.
@@ -112,8 +112,9 @@ class Verified:
     over the picture, added to one other picture beside how far a wave stands out of the spectrum.
 
     A score is ``-log10`` of the share of innocent pictures that look as suspicious, by a law fitted to the reference
-    pictures alone; a picture is flagged from ``-log10(false_positive_rate)`` on. A picture that is not flagged comes
-    back as it was, bit by bit. Every picture is judged by itself: the others of its batch change nothing.
+    pictures alone, and less by what some of these reach beyond the threshold; a picture is flagged from
+    ``-log10(false_positive_rate)`` on. A picture that is not flagged comes back as it was, bit by bit. Every picture is
+    judged by itself: the others of its batch change nothing.
 
     Where a backdoor is known before, what a picture of its class shows in the place of the trigger is a further
     region that is put on other pictures and, on the same evidence, removed.
@@ -159,7 +160,8 @@ class Verified:
         batches = [
             self._measure(model, images, jury, prior, batch_size=batch_size) for images in others.split(batch_size)
         ]
-        predicted, gathered, standing, glances, brought, flipped = map(torch.cat, zip(*batches, strict=True))
+        measured = _Measured(*map(torch.cat, zip(*batches, strict=True)))
+        gathered, brought, flipped = measured.gathered, measured.brought, measured.flipped
         resistance = torch.stack([brought.mean(0), brought.std(0).clamp(min=LEAST_SPREAD)])
         relative = in_units(brought, resistance)
         agreed = consensus(relative)
@@ -167,12 +169,13 @@ class Verified:
         # The probe that goes most with what all of them say is asked first.
         largest = LOOKS[0][0]
         ranks = _agreement(relative[:, largest], agreed[:, largest]).argsort(descending=True, stable=True)
-        probes, resistance, glances = jury[ranks], resistance[..., ranks], glances[:, ranks]
+        probes, resistance, glances = jury[ranks], resistance[..., ranks], measured.glances[:, ranks]
         looked = torch.stack([brought[:, place, ranks[rank]] for place, rank in LOOKS], 1)
         glancing = int(_agreement(glances, left.amax(1)).argmax())
         answers = answer(model, probes, batch_size=batch_size)
 
-        law = partial(Law.fit, labels=predicted, num_classes=answers.shape[1])
+        law = partial(Law.fit, labels=measured.labels, num_classes=answers.shape[1])
+        # Not of patterns: that would flag more than is stated (docs/purification.md).
         of_region = partial(law, tolerated=math.ceil(TOLERATED * len(others)))
         universals: tuple[Universal, ...] = ()
         if self.without not in ("whole", "universal"):
@@ -189,12 +192,16 @@ class Verified:
                 for place in range(PATTERNS)
             ),
         ]
-        suspicion = self._suspicion(gathering, looks[0], gathered, looked[:, 0])
+        suspicion = _suspicion(gathering, looks[0], gathered, looked[:, 0])
         suspicious = suspicion.quantile(1 - UNCLEARED[0]).item()
         further = (suspicion + looks[1].surprise(looked[:, 1].double()))[suspicion >= suspicious]
         thresholds = suspicious, further.quantile(1 - UNCLEARED[1] / UNCLEARED[0]).item()
-        glance, prominence = Tail.fit(glances[:, glancing]), Tail.fit(standing)
-        faint = self._suspicion(prominence, glance, standing, glances[:, glancing]).quantile(1 - UNCLEARED_WHOLE).item()
+        glance, prominence = Tail.fit(glances[:, glancing]), Tail.fit(measured.prominence)
+        faint = (
+            _suspicion(prominence, glance, measured.prominence, glances[:, glancing])
+            .quantile(1 - UNCLEARED_WHOLE)
+            .item()
+        )
         calibration = Calibration(
             probes=probes,
             logits=answers,
@@ -255,8 +262,9 @@ class Verified:
         """
         beyond = surprises[surprises >= self.threshold] - self.threshold
         innocent = beyond[beyond < INNOCENT]
-        # A little more than the most that one of them reaches, which is then not flagged.
-        return innocent.max().item() + 1e-6 if len(innocent) and len(beyond) <= FEW * len(surprises) else 0.0
+        few = len(beyond) <= FEW * self.false_positive_rate * len(surprises)
+        # A little more than the most that one of them reaches, which is then not flagged (but for rounding).
+        return innocent.max().item() + 1e-6 if few and len(innocent) else 0.0
 
     def _find_prior(self, model: nn.Module, reference: Tensor) -> Prior | None:
         if self.prior is None:
@@ -329,7 +337,8 @@ class Verified:
 
     def judge_sizes(self, carried: Tensor) -> Tensor:
         """Return the surprise (N, S) of a region of each size by itself, from the margins ``carried`` (N, S)."""
-        return _each(self.calibrated().margins, carried) - self._chances
+        calibration = self.calibrated()
+        return _each(calibration.margins, carried) - self._chances - calibration.raised[0]
 
     def judge_pattern(self, place: int, left: Tensor, flipped: Tensor) -> Tensor:
         """Return the surprise (N,) of one of the `patterns`.
@@ -381,10 +390,6 @@ class Verified:
         calibration = self.calibrated()
         return math.log10((3 if calibration.prior else 2) / (1 - BORNE * bool(calibration.universals)))
 
-    def _suspicion(self, free: Tail, look: Tail, found: Tensor, looks: Tensor) -> Tensor:
-        """Return the surprise (N,) of a first look, beside what is ``found`` (N,) without one."""
-        return _beyond(free, found) + look.surprise(looks.double())
-
     def _of_region(
         self,
         gathering: Tail,
@@ -435,22 +440,22 @@ class Verified:
         by_pattern = torch.maximum(by_noise, by_waves)
         by_whole = torch.maximum(by_pattern, by_universal)
         diffuse = by_whole >= self.threshold
-        result = Restored(images.clone(), torch.zeros_like(seen.heat), seen.logits.clone())
+        result = seen.untouched()
         # A region, too, may look like a universal perturbation, and goes first.
         spread = ((by_pattern >= self.threshold) | unexplained).nonzero()[:, 0]
         if len(spread):
             rows = unexplained.nonzero()[:, 0]
             if len(rows):
-                still[rows] = answer(model, looked.noise.without[rows], batch_size=batch_size)
-            denoised = (asked | unexplained)[spread, None, None, None]
-            first = torch.where(denoised, looked.noise.without[spread], images[spread])
-            whole = Restored(first, torch.ones_like(first[:, :1]), still[spread])
-            result.put(
-                spread,
-                self._restore_whole(
-                    model, images[spread], whole, seen.labels[spread], bearing[spread], batch_size=batch_size
-                ),
+                still.put(rows, self._without(model, looked.noise, rows, batch_size=batch_size))
+            whole = self._restore_whole(
+                model,
+                images[spread],
+                still.take(spread),
+                seen.labels[spread],
+                bearing[spread],
+                batch_size=batch_size,
             )
+            result.put(spread, whole)
         # Where a region explains the class, too, and the whole picture keeps it, the region goes.
         guilty = (regional & result.keeps(seen.labels)).nonzero()[:, 0]
         if len(guilty):
@@ -489,22 +494,24 @@ class Verified:
         return _Seen(images, heatmaps, heat, concentration(heat, SUSPECTED[0]), logits, logits.argmax(1))
 
     def _look(self, model: nn.Module, seen: _Seen, accused: Tensor, *, batch_size: int) -> _Looked:
-        """Take the first looks, which clear most pictures; regions of those that are ``accused`` (N,) by none."""
-        calibration, (images, _, heat, gathered, _, labels) = self.calibrated(), seen
+        """Take the first looks, which clear most pictures, but no regions of those that are ``accused`` (N,)."""
+        calibration, images, heat, labels = self.calibrated(), seen.images, seen.heat, seen.labels
         probes = calibration.probes.to(images.device)
         found = images.new_zeros(len(images), len(LOOKS))
         found[:, 0] = look_at_region(0, model, images, heat, labels, probes, batch_size=batch_size)
-        suspicion = self._suspicion(calibration.concentration, calibration.looks[0], gathered, found[:, 0])
+        suspicion = _suspicion(calibration.concentration, calibration.looks[0], seen.gathered, found[:, 0])
         doubt = suspicion - calibration.suspicious[0]
-        left = ((doubt >= 0) | accused).nonzero()[:, 0]
-        found[left, 1] = look_at_region(1, model, images[left], heat[left], labels[left], probes, batch_size=batch_size)
-        both = suspicion[left] + calibration.looks[1].surprise(found[left, 1].double())
-        doubt[left] = both - calibration.suspicious[1]
+        again = ((doubt >= 0) | accused).nonzero()[:, 0]
+        found[again, 1] = look_at_region(
+            1, model, images[again], heat[again], labels[again], probes, batch_size=batch_size
+        )
+        both = suspicion[again] + calibration.looks[1].surprise(found[again, 1].double())
+        doubt[again] = both - calibration.suspicious[1]
         noise, waves = self.patterns(images, heat)
         glanced = probes[calibration.glancing, None]
         glances = look_at_whole(model, (noise, waves), labels, glanced, batch_size=batch_size)[:, 0]
         prominence = STILLER.prominence(images)
-        faint = self._suspicion(calibration.prominence, calibration.glance, prominence, glances) >= calibration.faint
+        faint = _suspicion(calibration.prominence, calibration.glance, prominence, glances) >= calibration.faint
         return _Looked(found, doubt, ((doubt >= 0) | accused).nonzero()[:, 0], noise, waves, faint)
 
     def _examine_regions(
@@ -516,51 +523,51 @@ class Verified:
             the surprise (N,) of regions, and that of the smallest by itself, minus infinity elsewhere; the pictures
             without the smallest, elsewhere as they came.
         """
-        calibration, (images, _, heat, gathered, logits, labels) = self.calibrated(), seen
-        focused, probes = looked.left, calibration.probes.to(images.device)
-        cooled = Restored(images.clone(), torch.zeros_like(heat), logits.clone())
-        if len(focused):
-            cooled.put(focused, self.cool(model, images[focused], heat[focused], batch_size=batch_size))
-        flipped = -margins(cooled.logits[focused], labels[focused])
+        calibration, images, heat, labels = self.calibrated(), seen.images, seen.heat, seen.labels
+        suspects, probes = looked.suspects, calibration.probes.to(images.device)
+        cooled = seen.untouched()
+        if len(suspects):
+            cooled.put(suspects, self.cool(model, images[suspects], heat[suspects], batch_size=batch_size))
+        flipped = -margins(cooled.logits[suspects], labels[suspects])
 
         def put(which: Tensor, sizes: slice, jury: slice) -> Tensor:
-            rows = focused[which]
+            rows = suspects[which]
             margin = carried_by_regions(
                 model, images[rows], heat[rows], labels[rows], probes[jury], sizes, batch_size=batch_size
             )
             return calibration.against(margin, sizes, jury)
 
         def judge(which: Tensor, carried: Tensor) -> Tensor:
-            rows = focused[which]
+            rows = suspects[which]
             # Whether a small region explains the class matters where noise may do so, too.
             small = self.judge_sizes(carried)[:, 0].where(looked.faint[rows], -math.inf)
-            return torch.stack([self.judge_regions(gathered[rows], carried, flipped[which]), small], 1)
+            return torch.stack([self.judge_regions(seen.gathered[rows], carried, flipped[which]), small], 1)
 
-        known = looked.found.new_full((len(focused), len(SUSPECTED), PROBES), math.nan)
+        known = looked.found.new_full((len(suspects), len(SUSPECTED), PROBES), math.nan)
         for which, (place, probe) in enumerate(LOOKS):
             jury = slice(probe, probe + 1)
-            known[:, place, jury] = calibration.against(looked.found[focused, which, None], place, jury)
+            known[:, place, jury] = calibration.against(looked.found[suspects, which, None], place, jury)
         carried = settle(put, judge, self.threshold, known, OF_REGIONS)
         by_region = torch.full((len(images),), -math.inf, dtype=torch.float64, device=images.device)
         by_small = by_region.clone()
-        by_region[focused] = self.judge_regions(gathered[focused], carried, flipped)
-        by_small[focused] = self.judge_sizes(carried)[:, 0]
+        by_region[suspects] = self.judge_regions(seen.gathered[suspects], carried, flipped)
+        by_small[suspects] = self.judge_sizes(carried)[:, 0]
         return by_region, by_small, cooled
 
     def _judge_pattern(
         self, place: int, model: nn.Module, pattern: Pattern, seen: _Seen, asked: Tensor, *, batch_size: int
-    ) -> tuple[Tensor, Tensor]:
-        """Return the surprise (N,) of one of the `patterns`, and the logits (N, C) without it.
+    ) -> tuple[Tensor, Restored]:
+        """Return the surprise (N,) of one of the `patterns`, and the pictures without it.
 
-        Where it is not ``asked`` for (N,), minus infinity and the logits of the pictures as they came.
+        Where it is not ``asked`` for (N,), minus infinity and the pictures as they came.
         """
-        calibration, (added, without), labels = self.calibrated(), pattern, seen.labels
+        calibration, added, labels = self.calibrated(), pattern.added, seen.labels
         probes = calibration.probes.to(added.device)
         found = torch.full((len(added),), -math.inf, dtype=torch.float64, device=added.device)
-        after, rows = seen.logits.clone(), asked.nonzero()[:, 0]
+        without, rows = seen.untouched()._replace(masks=torch.ones_like(seen.heat)), asked.nonzero()[:, 0]
         if len(rows):
-            after[rows] = answer(model, without[rows], batch_size=batch_size)
-        flipped = -margins(after[rows], labels[rows])
+            without.put(rows, self._without(model, pattern, rows, batch_size=batch_size))
+        flipped = -margins(without.logits[rows], labels[rows])
 
         def add(which: Tensor, jury: slice) -> Tensor:
             own = rows[which]
@@ -570,9 +577,14 @@ class Verified:
         def judge(which: Tensor, left: Tensor) -> Tensor:
             return self.judge_pattern(place, left, flipped[which])[:, None]
 
-        left = settle(add, judge, self.threshold, after.new_full((len(rows), PROBES), math.nan), OF_OTHERS)
+        left = settle(add, judge, self.threshold, added.new_full((len(rows), PROBES), math.nan), OF_OTHERS)
         found[rows] = self.judge_pattern(place, left, flipped)
-        return found, after
+        return found, without
+
+    def _without(self, model: nn.Module, pattern: Pattern, rows: Tensor, *, batch_size: int) -> Restored:
+        """Return some of the pictures without one of the `patterns`."""
+        images = pattern.without[rows]
+        return self._restoration(model, batch_size).of(images, torch.ones_like(images[:, :1]))
 
     def _judge_place(self, model: nn.Module, seen: _Seen, *, batch_size: int) -> tuple[Tensor, Tensor]:
         """Return the surprise (N,) of what stands where a known trigger lies, and that place (N, 1, H, W).
@@ -678,6 +690,10 @@ class _Seen(NamedTuple):
     logits: Tensor
     labels: Tensor
 
+    def untouched(self) -> Restored:
+        """Return them as they came, to be overwritten where something is restored."""
+        return Restored(self.images.clone(), torch.zeros_like(self.heat), self.logits.clone())
+
 
 class _Looked(NamedTuple):
     """What first looks told.
@@ -685,7 +701,7 @@ class _Looked(NamedTuple):
     Args:
         found: how surely regions carried their class to the probes of `LOOKS` (N, L); 0 where that was not asked.
         doubt: how far beyond what clears it a picture looked, at the last look at regions that it took (N,).
-        left: the pictures whose regions are to be examined (K,).
+        suspects: the pictures whose regions are to be examined (K,).
         noise: the first of the patterns.
         waves: the second.
         faint: whether they are to be examined (N,).
@@ -693,7 +709,7 @@ class _Looked(NamedTuple):
 
     found: Tensor
     doubt: Tensor
-    left: Tensor
+    suspects: Tensor
     noise: Pattern
     waves: Pattern
     faint: Tensor
@@ -710,6 +726,11 @@ def _beyond(tail: Tail, found: Tensor) -> Tensor:
     Less says nothing: heat that is spread does not speak for innocence.
     """
     return (tail.surprise(found.double()) + math.log10(tail.SHARE)).clamp(min=0)
+
+
+def _suspicion(free: Tail, look: Tail, found: Tensor, looks: Tensor) -> Tensor:
+    """Return the surprise (N,) of a first look, beside what is ``found`` (N,) without one."""
+    return _beyond(free, found) + look.surprise(looks.double())
 
 
 def _each(laws: tuple[Law, ...], values: Tensor) -> Tensor:
