@@ -46,7 +46,7 @@ class Calibration:
         patterns: likewise, with which the noise, and the waves, of innocent pictures bring their class along.
         flips: margins of another class once the smallest region is restored, or the noise, or the waves are taken off.
         joint: the surprise of all that is known of a region, of noise, of waves.
-        raised: how much more than the threshold each of these three takes, as reference pictures reach it.
+        raised: how much more than the threshold noise, and waves, take, as reference pictures reach it.
         universals: perturbations that lead to the class that the model takes to most readily; none where left out.
         borne: how much of each of them innocent pictures bear, asked of those of that class.
         prior: what is known of a backdoor; None where nothing is.
@@ -124,7 +124,7 @@ class Calibration:
         explanations, labels = 1 + PATTERNS, tensors["universal_labels"].flatten().tolist()
         laws, classes = len(SUSPECTED) + PATTERNS + 2 * explanations + len(labels) + bool(prior), shapes["frequencies"]
         fits = shapes["laws"] == (laws, 2, *classes) and shapes["tails"] == (3 + len(LOOKS) + laws, 4)
-        fits = fits and shapes["raised"] == (explanations,)
+        fits = fits and shapes["raised"] == (PATTERNS,)
         fits = fits and shapes["resistance"] == (2, KNOWN + 1, *shapes["probes"][:1])
         fits = fits and shapes["universals"] == (len(labels), 2, *shapes["probes"][1:])
         fits = fits and len(labels) in (0, len(SHAPES))

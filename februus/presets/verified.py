@@ -112,9 +112,9 @@ class Verified:
     over the picture, added to one other picture beside how far a wave stands out of the spectrum.
 
     A score is ``-log10`` of the share of innocent pictures that look as suspicious, by a law fitted to the reference
-    pictures alone, and less by what some of these reach beyond the threshold; a picture is flagged from
-    ``-log10(false_positive_rate)`` on. A picture that is not flagged comes back as it was, bit by bit. Every picture is
-    judged by itself: the others of its batch change nothing.
+    pictures alone, and, of noise and waves, less by what some of these reach beyond the threshold; a picture is flagged
+    from ``-log10(false_positive_rate)`` on. A picture that is not flagged comes back as it was, bit by bit. Every
+    picture is judged by itself: the others of its batch change nothing.
 
     Where a backdoor is known before, what a picture of its class shows in the place of the trigger is a further
     region that is put on other pictures and, on the same evidence, removed.
@@ -217,7 +217,7 @@ class Verified:
             patterns=alone,
             flips=lost,
             joint=(of_region(together[0], short=True), *map(law, together[1:])),
-            raised=(0.0,) * len(together),
+            raised=(0.0,) * PATTERNS,
             universals=universals,
             # A class may have a few pictures that bear far more than its others do: means tell of them, medians do not.
             borne=tuple(law(kind.borne(others), short=True, outliers=False).of(kind.label) for kind in universals),
@@ -225,10 +225,7 @@ class Verified:
             known=law(placed[:, 0]).of(prior.label) if prior else None,
         )
         fitted = replace(self, calibration=calibration)
-        judged = [
-            fitted.judge_regions(gathered, carried, flipped[:, 0]),
-            *(fitted.judge_pattern(place, left[:, place], flipped[:, 1 + place]) for place in range(PATTERNS)),
-        ]
+        judged = [fitted.judge_pattern(place, left[:, place], flipped[:, 1 + place]) for place in range(PATTERNS)]
         return replace(self, calibration=replace(calibration, raised=tuple(map(self._raised, judged))))
 
     def _measure(
@@ -255,7 +252,7 @@ class Verified:
         )
 
     def _raised(self, surprises: Tensor) -> float:
-        """Return how much more than the threshold it takes, by the ``surprises`` (N,) of reference pictures.
+        """Return how much more than the threshold a pattern takes, by the ``surprises`` (N,) of reference pictures.
 
         Where a law is too narrow, it accuses some of those that it was fitted to, and these are the measure. But what
         is far beyond the threshold, or where more than a few are, they may be triggered.
@@ -333,12 +330,11 @@ class Verified:
         if self.without != "transplant":
             largest = margins[-1].surprise(carried[:, -1]) + math.log10(1 - TOGETHER)
             found = torch.maximum(found, largest)
-        return found - self._chances - calibration.raised[0]
+        return found - self._chances
 
     def judge_sizes(self, carried: Tensor) -> Tensor:
         """Return the surprise (N, S) of a region of each size by itself, from the margins ``carried`` (N, S)."""
-        calibration = self.calibrated()
-        return _each(calibration.margins, carried) - self._chances - calibration.raised[0]
+        return _each(self.calibrated().margins, carried) - self._chances
 
     def judge_pattern(self, place: int, left: Tensor, flipped: Tensor) -> Tensor:
         """Return the surprise (N,) of one of the `patterns`.
@@ -350,7 +346,7 @@ class Verified:
         alone, lost = calibration.patterns[place], calibration.flips[1 + place]
         joint = calibration.joint[1 + place].surprise(self._of_pattern(alone, lost, left, flipped))
         found = torch.maximum(joint, alone.surprise(left)) - math.log10(PATTERNS)
-        return found - self._chances - calibration.raised[1 + place]
+        return found - self._chances - calibration.raised[place]
 
     def patterns(self, images: Tensor, heat: Tensor) -> tuple[Pattern, Pattern]:
         """Return what may be a trigger all over the picture: its noise, and its waves outside the hottest quarter.
