@@ -121,7 +121,7 @@ class Restoration:
             for share in BORNE_IN:
                 best.prefer(rows, self.inpaint(images[rows], top_fraction(found, share)), labels)
 
-    def region(self, last: Restored, images: Tensor, labels: Tensor, shares: Sequence[float] = DECISIVE) -> Restored:
+    def region(self, last: Restored, images: Tensor, labels: Tensor, shares: Sequence[float]) -> Restored:
         """Remove the region that makes the classes ``labels`` (N,).
 
         The hottest region was removed first; then it is what is `decisive` between the picture and its restoration,
