@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from februus.models.elu import Elu, elu
 
-__all__ = ["CompletionNetwork", "Critic"]
+__all__ = ["CompletionNetwork", "Critic", "smooth_fill"]
 
 
 class CompletionNetwork(nn.Module):
@@ -43,10 +43,20 @@ class CompletionNetwork(nn.Module):
         for last in (*(block.second for block in (*self.middle, self.decode)), self.paint[0]):
             nn.init.zeros_(last.weight)
 
-    def forward(self, images: Tensor, masks: Tensor) -> Tensor:
-        """Return pictures in [0, 1], equal to ``images`` (N, 3, H, W) where ``masks`` (N, 1, H, W) is 0."""
+    def forward(self, images: Tensor, masks: Tensor, base: Tensor | None = None) -> Tensor:
+        """Restore pictures in [0, 1].
+
+        Args:
+            images: (N, 3, H, W).
+            masks: (N, 1, H, W), 1 = hole.
+            base: their `smooth_fill`, where it is at hand.
+
+        Returns:
+            pictures (N, 3, H, W) in [0, 1], equal to ``images`` where ``masks`` is 0.
+        """
         height, width = images.shape[2:]
-        base = smooth_fill(images, masks)
+        if base is None:
+            base = smooth_fill(images, masks)
         mean = base.mean((2, 3), keepdim=True)
         # The network halves twice; what is padded is neither known nor asked for.
         seen = F.pad(torch.cat([base - mean, masks], 1), (0, -width % 4, 0, -height % 4))

@@ -23,7 +23,7 @@ from februus.files import output_folder, write_file, write_json
 from februus.inpainters.gan import read_inpainter
 from februus.masks import random_masks, random_rectangles
 from februus.metrics import gradient_energy, peak_signal_to_noise_ratio
-from februus.models.completion import CompletionNetwork, Critic
+from februus.models.completion import CompletionNetwork, Critic, smooth_fill
 from februus.seeds import seeded
 
 __all__ = ["InpainterTraining", "save_inpainter", "train_inpainter"]
@@ -32,6 +32,11 @@ Row = dict[str, float]
 # Share of the steps. The last layers of the residual blocks begin at zero, and Adam's first steps move all of their
 # weights by the same amount: at a high rate features grow a thousandfold, and ELUs behind them are constant ever after.
 WARM_UP = 0.05
+# Pixels, and batches at most, that are drawn and smoothly filled at once: some thousand small steps, which take a GPU
+# as long for a few pictures as for some thousand.
+AHEAD_PIXELS, AHEAD_BATCHES = 2**23, 16
+# What the last key of `seeded` means: the pictures between real and restored ones that the gradient penalty looks at.
+MIXING = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +139,11 @@ class _Run:
     """The state of a training run."""
 
     def __init__(self, settings: InpainterTraining, accelerator: Accelerator, images: Tensor, output: Path):
-        self.settings, self.accelerator, self.images, self.output = settings, accelerator, images, output
+        self.settings, self.accelerator, self.output = settings, accelerator, output
+        self.images = images.to(accelerator.device)
+        pixels = settings.batch_size * images.shape[2] * images.shape[3]
+        self._ahead = min(max(AHEAD_PIXELS // pixels, 1), AHEAD_BATCHES)
+        self._block, self._drawn = -1, list[tuple[Tensor, Tensor, Tensor]]()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             network, critics = CompletionNetwork(width=settings.width), nn.ModuleList([Critic(), Critic()])
@@ -144,13 +153,15 @@ class _Run:
             if self.ancestor["width"] != settings.width:
                 raise mismatch("start", f"weights of width {settings.width}", f"width {self.ancestor['width']}")
         self.average = copy.deepcopy(network).to(accelerator.device)
-        optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate, betas=(0.9, 0.99))
-        critic_optimizer = torch.optim.Adam(critics.parameters(), settings.learning_rate, betas=(0.5, 0.99))
+        rate, fused = settings.learning_rate, accelerator.device.type == "cuda"
+        optimizer = torch.optim.Adam(network.parameters(), rate, betas=(0.9, 0.99), fused=fused)
+        critic_optimizer = torch.optim.Adam(critics.parameters(), rate, betas=(0.5, 0.99), fused=fused)
         network.to(memory_format=torch.channels_last)
         prepared = accelerator.prepare(network, _Critics(critics), optimizer, critic_optimizer)
         self.network, self.critics, self.optimizer, self.critic_optimizer = prepared
         self.step, self.rows = 0, list[Row]()
-        self._losses: dict[str, float] = {}
+        # They are read where they are reported: each look would wait for the device.
+        self._losses: dict[str, Tensor] = {}
         self._resume()
 
     def advance(self) -> None:
@@ -164,21 +175,20 @@ class _Run:
         for optimizer in (self.optimizer, self.critic_optimizer):
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        images, masks = self._draw()
+        images, masks, base = self._draw()
         with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.bfloat16):
-            restored = self.network(images, masks)
+            restored = self.network(images, masks, base)
         error = ((restored - images).square() * masks).sum((1, 2, 3)) / (3 * masks.sum((1, 2, 3)))
         loss = (error + 1e-4).log().mean()
-        self._losses["reconstruction"] = loss.item()
+        self._losses["reconstruction"] = loss.detach()
         if adversarial:
+            generator = seeded(settings.seed, self.step, self.accelerator.process_index, MIXING, device=images.device)
             for _ in range(settings.critic_steps):
-                self._teach_critics(images, restored.detach(), masks)
+                self._teach_critics(images, restored.detach(), masks, generator)
             scores = self.critics(restored, masks)
-            self._losses["realism"] = scores.mean().item()
+            self._losses["realism"] = scores.detach().mean()
             loss = loss - settings.adversarial_weight * scores.mean()
             loss = loss + settings.sharpness_weight * _blur(restored, images, masks, settings.sharpness)
-        if not torch.isfinite(loss):
-            raise mismatch("loss", f"a finite value at step {self.step + 1}", f"{loss.item()}; lower the learning rate")
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -186,13 +196,12 @@ class _Run:
         decay = min(settings.average, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             parameters = self.accelerator.unwrap_model(self.network).parameters()
-            for mean, current in zip(self.average.parameters(), parameters, strict=True):
-                mean.lerp_(current, 1 - decay)
+            torch._foreach_lerp_(list(self.average.parameters()), list(parameters), 1 - decay)
         self.step += 1
 
-    def _teach_critics(self, images: Tensor, restored: Tensor, masks: Tensor) -> None:
+    def _teach_critics(self, images: Tensor, restored: Tensor, masks: Tensor, generator: torch.Generator) -> None:
         """Take one step of both critics."""
-        mix = torch.rand(len(images), 1, 1, 1, generator=self._generator, device=images.device)
+        mix = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
         mixed = (mix * images + (1 - mix) * restored).requires_grad_()
         real, fake = self.critics(torch.cat([images, restored]), masks.repeat(2, 1, 1, 1)).chunk(2, dim=1)
         penalty = torch.zeros((), device=images.device)
@@ -200,31 +209,47 @@ class _Run:
             (slope,) = torch.autograd.grad(scores.sum(), mixed, create_graph=True)
             penalty = penalty + (slope.flatten(1).norm(dim=1) - 1).square().mean()
         loss = fake.mean() - real.mean() + self.settings.gradient_penalty * penalty / 2
-        self._losses["critic_gap"] = (real.mean() - fake.mean()).item()
+        self._losses["critic_gap"] = (real.mean() - fake.mean()).detach()
         self.critic_optimizer.zero_grad()
         self.accelerator.backward(loss)
         self.critic_optimizer.step()
 
-    def _draw(self) -> tuple[Tensor, Tensor]:
-        """Return the step's pictures and masks, drawn where they are used: a function of seed, step and process."""
+    def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the step's pictures, masks and smooth fills: a function of seed, step and process."""
+        block, place = divmod(self.step, self._ahead)
+        if block != self._block:
+            self._block, self._drawn = block, self._draw_ahead(block)
+        return self._drawn[place]
+
+    def _draw_ahead(self, block: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Draw what the steps of a block take, where it is used."""
         device = self.accelerator.device
-        self._generator = seeded(self.settings.seed, self.step, self.accelerator.process_index, device=device)
-        count = self.settings.batch_size
-        drawn = torch.randint(len(self.images), (count,), generator=self._generator, device=device)
-        images = self.images[drawn.cpu()].to(device).float() / 255
-        flipped = torch.rand(count, 1, 1, 1, generator=self._generator, device=device) < 0.5
-        images = torch.where(flipped, images.flip(3), images)
+        generator = seeded(self.settings.seed, block, self.accelerator.process_index, device=device)
+        count = self.settings.batch_size * self._ahead
+        drawn = torch.randint(len(self.images), (count,), generator=generator, device=device)
+        images = self.images[drawn].float() / 255
+        flipped = torch.rand(count, 1, 1, 1, generator=generator, device=device) < 0.5
+        images = torch.where(flipped, images.flip(3), images).contiguous(memory_format=torch.channels_last)
         # Half of the masks are three holes: more pixels to learn from, at the same cost.
         split = {1: count - count // 2, 3: count // 2}
         masks = torch.cat([
-            random_masks(share, *images.shape[2:], pieces=pieces, generator=self._generator)
+            random_masks(share, *images.shape[2:], pieces=pieces, generator=generator)
             for pieces, share in split.items()
         ])  # fmt: skip
-        return images.contiguous(memory_format=torch.channels_last), masks
+        masks = masks[torch.randperm(count, generator=generator, device=device)]
+        drawings = (images, masks, smooth_fill(images, masks))
+        return list(zip(*(drawing.split(self.settings.batch_size) for drawing in drawings), strict=True))
 
     def report(self, scenes: list[tuple[str, Tensor, Tensor]], data: dict[str, list[str]]) -> Row:
-        """Measure on held-out pictures; write metrics, samples, weights and the state to resume from."""
-        row: Row = {"step": self.step, **self._losses}
+        """Measure on held-out pictures; write metrics, samples, weights and the state to resume from.
+
+        Raises:
+            ValueError: if a loss is no longer finite; what was written before stays.
+        """
+        row: Row = {"step": self.step, **{name: loss.item() for name, loss in self._losses.items()}}
+        for name, loss in self._losses.items():
+            if not torch.isfinite(loss):
+                raise mismatch(name, f"a finite value by step {self.step}", f"{loss.item()}; lower the learning rate")
         rows = []
         for name, images, masks in scenes:
             on_device = images.to(self.accelerator.device), masks.to(self.accelerator.device)

@@ -1,4 +1,4 @@
-"""The wide residual network of depth 16 and width 1."""
+"""The wide residual network of depth 16, and of width 1 where no other is asked for."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ __all__ = ["Wrn161"]
 
 
 class Wrn161(nn.Module):
-    """Pre-activation residual network with 16, 32 and 64 channels (Zagoruyko and Komodakis 2016, arXiv 1605.07146).
+    """Pre-activation residual network with 16, 32 and 64 channels, times its width.
 
+    From Zagoruyko and Komodakis 2016, arXiv 1605.07146, who call it WRN-16-k.
     The parameter names are those of NAD (Li et al., ICLR 2021, arXiv 2101.05930). Pictures of any side of 16 pixels or
     more fit, as the last maps are averaged.
 
     Args:
         num_classes: number of logits, C.
         dropout: share dropped between the two convolutions of a layer, in [0, 1].
+        width: factor on the channels of the blocks, their k.
 
     Raises:
         ValueError: if an option is out of range.
@@ -29,16 +31,17 @@ class Wrn161(nn.Module):
     torch.Size([2, 10])
     """
 
-    def __init__(self, *, num_classes: int, dropout: float = 0.0) -> None:
+    def __init__(self, *, num_classes: int, dropout: float = 0.0, width: int = 1) -> None:
         super().__init__()
         check_range("num_classes", num_classes, 2)
         check_range("dropout", dropout, 0, 1)
+        check_range("width", width, 1)
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.block1 = _Block(16, 16, stride=1, dropout=dropout)
-        self.block2 = _Block(16, 32, stride=2, dropout=dropout)
-        self.block3 = _Block(32, 64, stride=2, dropout=dropout)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.fc = nn.Linear(64, num_classes)
+        self.block1 = _Block(16, 16 * width, stride=1, dropout=dropout)
+        self.block2 = _Block(16 * width, 32 * width, stride=2, dropout=dropout)
+        self.block3 = _Block(32 * width, 64 * width, stride=2, dropout=dropout)
+        self.bn1 = nn.BatchNorm2d(64 * width)
+        self.fc = nn.Linear(64 * width, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -59,6 +59,16 @@ def test_wrn_has_shortcuts_only_where_the_width_changes() -> None:
     assert shortcuts == {"block2.layer.0.convShortcut.weight", "block3.layer.0.convShortcut.weight"}
 
 
+def test_a_wider_wrn_has_more_channels_and_the_same_names() -> None:
+    narrow, wide = (Wrn161(num_classes=3, width=width) for width in (1, 4))
+    assert wide(torch.rand(2, 3, 16, 16)).shape == (2, 3)
+    assert wide.fc.weight.shape == (3, 4 * 64)
+    added = set(wide.state_dict()) - set(narrow.state_dict())
+    assert added == {"block1.layer.0.convShortcut.weight"}
+    with pytest.raises(ValueError, match="width: expected"):
+        Wrn161(num_classes=3, width=0)
+
+
 @pytest.mark.parametrize("network", [SmallVgg, Wrn161])
 def test_bad_options_are_refused(network: type[nn.Module]) -> None:
     with pytest.raises(ValueError, match="num_classes: expected"):
