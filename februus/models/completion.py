@@ -96,9 +96,9 @@ def _bend_least(images: Tensor, masks: Tensor, iterations: int) -> Tensor:
     for _ in range(iterations):
         slope = masks * _bending_slope(direction)
         step = length / (direction * slope).sum((2, 3), keepdim=True).clamp(min=1e-12)
-        images, residual = images + step * direction, residual - step * slope
+        images, residual = torch.addcmul(images, step, direction), torch.addcmul(residual, step, slope, value=-1)
         previous, length = length, residual.square().sum((2, 3), keepdim=True)
-        direction = residual + length / previous.clamp(min=1e-12) * direction
+        direction = torch.addcmul(residual, length / previous.clamp(min=1e-12), direction)
     return images
 
 
@@ -106,17 +106,17 @@ def _bending_slope(surface: Tensor) -> Tensor:
     """Return the gradient of half the sum of squared second differences, over places where they lie in the picture."""
     slope = torch.zeros_like(surface)
     for axis in (2, 3):
-        size = surface.shape[axis]
-        left, middle, right = (surface.narrow(axis, offset, size - 2) for offset in range(3))
-        bend = left - 2 * middle + right
+        size = surface.shape[axis] - 2
+        left, middle, right = (surface.narrow(axis, offset, size) for offset in range(3))
+        bend = (left + right).sub_(middle, alpha=2)
         for offset, weight in enumerate((1, -2, 1)):
-            slope.narrow(axis, offset, size - 2).add_(bend, alpha=weight)
-    twist = surface[..., 1:, 1:] - surface[..., 1:, :-1] - surface[..., :-1, 1:] + surface[..., :-1, :-1]
+            slope.narrow(axis, offset, size).add_(bend, alpha=weight)
+    rise = surface[..., 1:, :] - surface[..., :-1, :]
+    twist = rise[..., 1:] - rise[..., :-1]
     # The mixed difference counts twice, as in the thin plate's energy.
-    slope[..., 1:, 1:] += 2 * twist
-    slope[..., 1:, :-1] -= 2 * twist
-    slope[..., :-1, 1:] -= 2 * twist
-    slope[..., :-1, :-1] += 2 * twist
+    for rows, weight in ((slope[..., 1:, :], 2), (slope[..., :-1, :], -2)):
+        rows[..., 1:].add_(twist, alpha=weight)
+        rows[..., :-1].sub_(twist, alpha=weight)
     return slope
 
 
