@@ -34,7 +34,7 @@ Row = dict[str, float]
 WARM_UP = 0.05
 # Pixels, and batches at most, that are drawn and smoothly filled at once: some thousand small steps, which take a GPU
 # as long for a few pictures as for some thousand.
-AHEAD_PIXELS, AHEAD_BATCHES = 2**21, 16
+AHEAD_PIXELS, AHEAD_BATCHES = 2**23, 16
 # What the last key of `seeded` means: the pictures between real and restored ones that the gradient penalty looks at.
 MIXING = 1
 # Pictures of a step that the gradient penalty looks at, at most: its second derivatives take longer than all the rest.
