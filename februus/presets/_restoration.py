@@ -17,13 +17,12 @@ from februus.models.modes import evaluation_mode
 from februus.types import Inpainter, Restorer
 from februus.verification import answer
 
-__all__ = ["ASKED", "Restoration", "Restored", "decisive", "struck", "sureness"]
+__all__ = ["DECISIVE", "Restoration", "Restored", "decisive", "struck", "sureness"]
 
 # How far what decides between a picture and its restoration is smoothed, as a share of the picture's side; from which
-# share of the highest value on it is removed; how often that is asked at most.
-SMOOTHED, DECISIVE, ASKED = 1 / 16, 0.05, 5
-# By which share of the side what is removed is grown where that keeps the class, and how often at most.
-GROWN, GROWTHS = 1 / 32, 3
+# share of the highest value on it is removed, first and each time that the class was not settled; by which share of
+# the side it is grown where that keeps the class, and how often at most.
+SMOOTHED, DECISIVE, GROWN, GROWTHS = 1 / 16, (0.2, 0.1, 0.05, 0.05), 1 / 32, 3
 # Shares of a picture's area that are removed where it bears a universal perturbation and nothing else helps.
 BORNE_IN = (0.1, 0.2, 0.3)
 
@@ -122,7 +121,7 @@ class Restoration:
             for share in BORNE_IN:
                 best.prefer(rows, self.inpaint(images[rows], top_fraction(found, share)), labels)
 
-    def region(self, last: Restored, images: Tensor, labels: Tensor, *, asked: int = ASKED) -> Restored:
+    def region(self, last: Restored, images: Tensor, labels: Tensor, shares: Sequence[float]) -> Restored:
         """Remove the region that makes the classes ``labels`` (N,).
 
         The hottest region was removed first; then it is what is `decisive` between the picture and its restoration,
@@ -135,14 +134,14 @@ class Restoration:
             last: the pictures without the hottest region; it is overwritten.
             images: as they came (N, 3, H, W).
             labels: their classes.
-            asked: how often at most it is asked what decides.
+            shares: of the highest value, from which on what decides is removed, each time that it is asked.
         """
         rows, best = torch.arange(len(images), device=images.device), last.clone()
         radius = max(1, round(GROWN * min(images.shape[2:])))
-        for _ in range(asked):
+        for share in shares:
             before, own = last.take(rows), labels[rows]
             others = rival(before.logits, own)
-            marked = decisive(self.model, images[rows], before.images, own, others, DECISIVE)
+            marked = decisive(self.model, images[rows], before.images, own, others, share)
             nothing = ~marked.flatten(1).any(1)
             marked[nothing] = before.masks[nothing]
             last.put(rows, self.inpaint(images[rows], marked))

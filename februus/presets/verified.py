@@ -29,7 +29,7 @@ from februus.presets._calibration import (
     Calibration,
     in_units,
 )
-from februus.presets._restoration import ASKED, Restoration, Restored, struck
+from februus.presets._restoration import DECISIVE, Restoration, Restored, struck
 from februus.presets._transplants import (
     Pattern,
     add_pattern,
@@ -640,7 +640,7 @@ class Verified:
         The hottest region was restored already: ``cooled``, which is overwritten.
         """
         restoration = self._restoration(model, batch_size)
-        best = restoration.region(cooled, images, labels, asked=0 if self.without == "refinement" else ASKED)
+        best = restoration.region(cooled, images, labels, () if self.without == "refinement" else DECISIVE)
         rows = places.flatten(1).any(1).nonzero()[:, 0]
         if len(rows):
             best.prefer(rows, restoration.inpaint(images[rows], places[rows]), labels)
