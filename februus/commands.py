@@ -653,7 +653,7 @@ def measure_inpainters(
     with progress() as bars:
         bar = bars.add_task("inpainters", total=None)
         rows = measure(case.test, case.model, heat=threshold, seed=seed, on_inpainter=lambda: bars.advance(bar))
-    drawn = Table(box=SIMPLE_HEAD)
+    drawn = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("holes", "inpainter", "PSNR, dB", "SSIM", "sharpness", "ms", "MMAC"):
         drawn.add_column(heading, no_wrap=True)
     for row in rows:
