@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torchvision.utils import save_image
 
 from februus.checks import SMALLEST_SIDE, check_choice, check_device, check_range, mismatch
@@ -37,7 +38,7 @@ WARM_UP = 0.05
 AHEAD_PIXELS, AHEAD_BATCHES = 2**23, 16
 # What the last key of `seeded` means: the pictures between real and restored ones that the gradient penalty looks at.
 MIXING = 1
-# Pictures of a step that the gradient penalty looks at, at most: its second derivatives take longer than all the rest.
+# Pictures of a step that the gradient penalty looks at, at most: it is a mean, and its second derivatives take long.
 PENALIZED = 64
 
 
@@ -163,7 +164,7 @@ class _Run:
         self.network, self.critics, self.optimizer, self.critic_optimizer = prepared
         self.step, self.rows = 0, list[Row]()
         # They are read where they are reported: each look would wait for the device.
-        self._losses: dict[str, Tensor] = {}
+        self._loss, self._losses = torch.zeros(()), dict[str, Tensor]()
         self._resume()
 
     def advance(self) -> None:
@@ -191,14 +192,14 @@ class _Run:
             self._losses["realism"] = scores.detach().mean()
             loss = loss - settings.adversarial_weight * scores.mean()
             loss = loss + settings.sharpness_weight * _blur(restored, images, masks, settings.sharpness)
+        self._loss = loss.detach()
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer.step()
         decay = min(settings.average, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            parameters = self.accelerator.unwrap_model(self.network).parameters()
-            torch._foreach_lerp_(list(self.average.parameters()), list(parameters), 1 - decay)
+        parameters = self.accelerator.unwrap_model(self.network).parameters()
+        get_ema_multi_avg_fn(decay)(list(self.average.parameters()), list(parameters), self.step)
         self.step += 1
 
     def _teach_critics(self, images: Tensor, restored: Tensor, masks: Tensor, generator: torch.Generator) -> None:
@@ -246,12 +247,12 @@ class _Run:
         """Measure on held-out pictures; write metrics, samples, weights and the state to resume from.
 
         Raises:
-            ValueError: if a loss is no longer finite; what was written before stays.
+            ValueError: if the loss is no longer finite; what was written before stays.
         """
+        if not torch.isfinite(self._loss):
+            value = f"{self._loss.item()}; lower the learning rate"
+            raise mismatch("loss", f"a finite value by step {self.step}", value)
         row: Row = {"step": self.step, **{name: loss.item() for name, loss in self._losses.items()}}
-        for name, loss in self._losses.items():
-            if not torch.isfinite(loss):
-                raise mismatch(name, f"a finite value by step {self.step}", f"{loss.item()}; lower the learning rate")
         rows = []
         for name, images, masks in scenes:
             on_device = images.to(self.accelerator.device), masks.to(self.accelerator.device)
@@ -350,7 +351,7 @@ def _surroundings(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     left = (masks.sum((1, 2)) @ columns.to(masks.dtype) / area - half_width / 2).round().long()
     row_index = top.clamp(0, height - half_height)[:, None] + rows[:half_height]
     column_index = left.clamp(0, width - half_width)[:, None] + columns[:half_width]
-    # Twice `gather`: on GPUs its gradient takes a fraction of that of indexing.
+    # Twice `gather`: on GPUs the gradient of indexing sorts first.
     both = torch.cat([images, masks], 1)
     both = both.gather(2, row_index[:, None, :, None].expand(-1, both.shape[1], -1, width))
     both = both.gather(3, column_index[:, None, None, :].expand(-1, both.shape[1], half_height, -1))

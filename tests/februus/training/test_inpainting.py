@@ -230,7 +230,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     broken = CompletionNetwork(width=8)
     torch.nn.init.constant_(broken.paint[0].bias, float("nan"))
     save_inpainter(tmp_path / "broken.safetensors", broken, {"width": 8})
-    with pytest.raises(ValueError, match="reconstruction: expected a finite value by step 2, got nan; lower the"):
+    with pytest.raises(ValueError, match="loss: expected a finite value by step 2, got nan; lower the learning rate"):
         train(tiny(start=str(tmp_path / "broken.safetensors")), tmp_path / "run")
     assert not list((tmp_path / "run").iterdir())
 
