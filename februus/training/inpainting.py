@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torchvision.utils import save_image
 
@@ -30,6 +31,8 @@ from februus.seeds import seeded
 __all__ = ["InpainterTraining", "save_inpainter", "train_inpainter"]
 
 Row = dict[str, float]
+# Pictures, masks and, where it is known before, what the network starts from.
+_Drawn = tuple[Tensor, Tensor, Tensor | None]
 # Share of the steps. The last layers of the residual blocks begin at zero, and Adam's first steps move all of their
 # weights by the same amount: at a high rate features grow a thousandfold, and ELUs behind them are constant ever after.
 WARM_UP = 0.05
@@ -40,6 +43,13 @@ AHEAD_PIXELS, AHEAD_BATCHES = 2**23, 16
 MIXING = 1
 # Pictures of a step that the gradient penalty looks at, at most: it is a mean, and its second derivatives take long.
 PENALIZED = 64
+# Every other step takes parts of pictures, of a fourth of their sides or more, at twice the size of the pictures: so
+# that large holes, and pictures that are smooth at their size, are known, too.
+ZOOM, ENLARGED = 4.0, 2
+# Pixels: the scales at which texture is compared with the original's.
+STEPS = (1, 2, 4)
+# Energy of a detail that nobody sees: of one grey level.
+FLAT = 255**-2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +63,9 @@ class InpainterTraining:
         learning_rate: Adam's, after it rose over the first twentieth of the steps; falls to a twentieth along a cosine.
         adversarial_from: share of the steps after which the critics join, in [0, 1].
         adversarial_weight: of the critics' loss beside the logarithm of the squared error.
-        sharpness: share of the original's gradient energy that is asked for inside the holes, in [0, 1].
-        sharpness_weight: of what is lacking of it, which joins with the critics.
+        sharpness: share of the original's energy that is asked for inside the holes, in each band of frequencies, in
+            [0, 1].
+        sharpness_weight: of what is lacking of it, or is more than all of it, which joins with the critics.
         gradient_penalty: weight of WGAN-GP's penalty.
         critic_steps: critic updates for each update of the network.
         average: decay of the moving average of the weights, which is what ships.
@@ -69,9 +80,9 @@ class InpainterTraining:
     width: int = 64
     learning_rate: float = 1e-3
     adversarial_from: float = 0.65
-    adversarial_weight: float = 0.2
-    sharpness: float = 0.7
-    sharpness_weight: float = 2.5
+    adversarial_weight: float = 0.3
+    sharpness: float = 0.65
+    sharpness_weight: float = 4.0
     gradient_penalty: float = 10.0
     critic_steps: int = 1
     average: float = 0.999
@@ -145,8 +156,9 @@ class _Run:
         self.settings, self.accelerator, self.output = settings, accelerator, output
         self.images = images.to(accelerator.device)
         pixels = settings.batch_size * images.shape[2] * images.shape[3]
-        self._ahead = min(max(AHEAD_PIXELS // pixels, 1), AHEAD_BATCHES)
-        self._block, self._drawn = -1, list[tuple[Tensor, Tensor, Tensor]]()
+        # Two at least: one of pictures as they are, one of enlarged ones.
+        self._ahead = 2 * min(max(AHEAD_PIXELS // (2 * pixels), 1), AHEAD_BATCHES // 2)
+        self._block, self._drawn = -1, list[_Drawn]()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             network, critics = CompletionNetwork(width=settings.width), nn.ModuleList([Critic(), Critic()])
@@ -191,7 +203,7 @@ class _Run:
             scores = self.critics(restored, masks)
             self._losses["realism"] = scores.detach().mean()
             loss = loss - settings.adversarial_weight * scores.mean()
-            loss = loss + settings.sharpness_weight * _blur(restored, images, masks, settings.sharpness)
+            loss = loss + settings.sharpness_weight * _texture_gap(restored, images, masks, settings.sharpness)
         self._loss = loss.detach()
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
@@ -218,30 +230,54 @@ class _Run:
         self.critic_optimizer.step()
 
     def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the step's pictures, masks and smooth fills: a function of seed, step and process."""
+        """Return the step's pictures, masks and what the network starts from.
+
+        Pictures and masks are a function of seed, step and process. Every other step takes fewer, enlarged ones, which
+        start, as large pictures do, from what the network makes of them at half the size.
+        """
         block, place = divmod(self.step, self._ahead)
         if block != self._block:
             self._block, self._drawn = block, self._draw_ahead(block)
-        return self._drawn[place]
+        images, masks, base = self._drawn[place]
+        if base is None:
+            network = self.accelerator.unwrap_model(self.network)
+            with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
+                base = smooth_fill(images, masks, coarse=network)
+        return images, masks, base
 
-    def _draw_ahead(self, block: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def _draw_ahead(self, block: int) -> list[_Drawn]:
         """Draw what the steps of a block take, where it is used."""
+        generator = seeded(self.settings.seed, block, self.accelerator.process_index, device=self.accelerator.device)
+        size, half = self.settings.batch_size, self._ahead // 2
+        # As many pixels a step.
+        fewer = max(size // ENLARGED**2, 1)
+        images, parts = (self._draw_pictures(count * half, generator) for count in (size, fewer))
+        parts = _enlarge(parts, generator)
+        masks, holes = (self._draw_masks(pictures, generator) for pictures in (images, parts))
+        bases, drawn = smooth_fill(images, masks), list[_Drawn]()
+        for place in range(half):
+            own, other = slice(place * size, (place + 1) * size), slice(place * fewer, (place + 1) * fewer)
+            drawn += [(images[own], masks[own], bases[own]), (parts[other], holes[other], None)]
+        return drawn
+
+    def _draw_pictures(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw pictures, half of them mirrored."""
         device = self.accelerator.device
-        generator = seeded(self.settings.seed, block, self.accelerator.process_index, device=device)
-        count = self.settings.batch_size * self._ahead
         drawn = torch.randint(len(self.images), (count,), generator=generator, device=device)
         images = self.images[drawn].float() / 255
         flipped = torch.rand(count, 1, 1, 1, generator=generator, device=device) < 0.5
-        images = torch.where(flipped, images.flip(3), images)
+        return torch.where(flipped, images.flip(3), images).contiguous(memory_format=torch.channels_last)
+
+    def _draw_masks(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw a mask for each of the pictures."""
+        count = len(images)
         # Half of the masks are three holes: more pixels to learn from, at the same cost.
         split = {1: count - count // 2, 3: count // 2}
         masks = torch.cat([
             random_masks(share, *images.shape[2:], pieces=pieces, generator=generator)
             for pieces, share in split.items()
         ])  # fmt: skip
-        masks = masks[torch.randperm(count, generator=generator, device=device)]
-        drawings = (images.contiguous(memory_format=torch.channels_last), masks, smooth_fill(images, masks))
-        return list(zip(*(drawing.split(self.settings.batch_size) for drawing in drawings), strict=True))
+        return masks[torch.randperm(count, generator=generator, device=images.device)]
 
     def report(self, scenes: list[tuple[str, Tensor, Tensor]], data: dict[str, list[str]]) -> Row:
         """Measure on held-out pictures; write metrics, samples, weights and the state to resume from.
@@ -328,16 +364,49 @@ class _Critics(nn.Module):
         return torch.stack([everywhere(images, masks), around(*_surroundings(images, masks))])
 
 
-def _blur(restored: Tensor, images: Tensor, masks: Tensor, sharpness: float) -> Tensor:
-    """Return how much steepness the holes lack: mean square, relative to the original's.
+def _enlarge(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Return a part of each picture, of at least 1 / `ZOOM` of its sides, at `ENLARGED` times its size (bicubic)."""
+    draw = torch.rand(3, len(images), generator=generator, device=images.device)
+    scale = ZOOM ** -draw[0]
+    place = (1 - scale) * (2 * draw[1:] - 1)
+    zero = torch.zeros_like(scale)
+    parts = torch.stack([scale, zero, place[0], zero, scale, place[1]], 1).view(-1, 2, 3)
+    size = [*images.shape[:2], *(ENLARGED * side for side in images.shape[2:])]
+    grid = F.affine_grid(parts, size, align_corners=False)
+    return F.grid_sample(images, grid, mode="bicubic", padding_mode="reflection", align_corners=False).clamp(0, 1)
 
-    What is asked for is ``sharpness`` of the original's gradient energy; more than that costs nothing.
+
+def _texture_gap(restored: Tensor, images: Tensor, masks: Tensor, sharpness: float) -> Tensor:
+    """Return how far the holes' texture is from the original's: mean square over bands, relative to the original's.
+
+    Bands are undecimated Haar details: three directions at steps of 1, 2 and 4 pixels. In each, ``sharpness`` of the
+    original's energy is asked for, and no more than all of it; what lies between costs nothing. Asked of all bands
+    together, energy comes where it is cheapest: as a chequered mesh at the finest.
     """
-    area = masks.sum((1, 2, 3))
-    steepness = (gradient_energy(restored, masks) / area + 1e-8).sqrt()
-    original = (gradient_energy(images, masks) / area + 1e-8).sqrt()
-    lacking: Tensor = (sharpness**0.5 * original - steepness).clamp(min=0)
-    return lacking.square().mean() / original.square().mean()
+    gaps = []
+    for step in STEPS:
+        # A detail counts by the part of its pixels that lie in the hole.
+        weights = F.avg_pool2d(masks, 2 * step, stride=1)
+        for detail, original in zip(_details(restored, step), _details(images, step), strict=True):
+            size, wanted = (
+                ((band.square() * weights).mean((1, 2, 3)) / weights.mean((1, 2, 3)) + FLAT).sqrt()
+                for band in (detail, original)
+            )
+            gap = (sharpness**0.5 * wanted - size).clamp(min=0) + (size - wanted).clamp(min=0)
+            gaps.append(gap.square().mean() / wanted.square().mean())
+    return torch.stack(gaps).mean()
+
+
+def _details(images: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return how means over squares of ``step`` pixels differ: along rows, along columns and along diagonals."""
+    means = F.avg_pool2d(images, step, stride=1)
+    left, right = means[..., :-step], means[..., step:]
+    rise, mean = right - left, right + left
+    return (
+        rise[..., step:, :] + rise[..., :-step, :],
+        mean[..., step:, :] - mean[..., :-step, :],
+        rise[..., step:, :] - rise[..., :-step, :],
+    )
 
 
 def _surroundings(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:

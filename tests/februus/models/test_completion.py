@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from februus.masks import random_masks
-from februus.models.completion import CompletionNetwork, Critic
+from februus.models.completion import CompletionNetwork, Critic, smooth_fill
 
 SIZES = [(16, 16), (17, 19), (21, 50), (33, 30), (47, 23), (50, 49)]
 
@@ -74,6 +74,17 @@ def test_empty_and_full_masks() -> None:
     restored = tiny(images, torch.ones(3, 1, 24, 40))
     assert restored.isfinite().all()
     assert (restored.min() >= 0) & (restored.max() <= 1)
+
+
+@pytest.mark.parametrize(("height", "width", "large"), [(64, 80, True), (63, 80, False)])
+def test_a_large_picture_starts_from_its_restoration_at_half_the_size(height: int, width: int, *, large: bool) -> None:
+    images, masks = scene(2, height, width)
+    tiny = network()
+    smooth, own = smooth_fill(images, masks), smooth_fill(images, masks, coarse=tiny)
+    assert torch.equal(own[masks.expand_as(own) == 0], images[masks.expand_as(own) == 0])
+    restored = tiny(images, masks)
+    assert torch.equal(restored, tiny(images, masks, own)) == large
+    assert torch.equal(restored, tiny(images, masks, smooth)) != large
 
 
 def test_every_weight_learns() -> None:
