@@ -8,17 +8,15 @@ arXiv 1512.03385) take the place of batch normalisation, so that a picture's res
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from februus.models.elu import Elu, elu
 
-__all__ = ["CompletionNetwork", "Critic", "smooth_fill"]
+__all__ = ["LARGE", "CompletionNetwork", "Critic", "halve", "smooth_fill"]
 
-# Pixels a side, from which on a picture is restored at half its size first: twice those that the weights learned from.
+# Pixels of the shorter side, from which on a picture is restored at half its size first.
 LARGE = 64
 
 
@@ -51,20 +49,21 @@ class CompletionNetwork(nn.Module):
     def forward(self, images: Tensor, masks: Tensor, base: Tensor | None = None) -> Tensor:
         """Restore pictures in [0, 1].
 
-        Of pictures of `LARGE` pixels or more, where holes are larger than what the network learned from and sees at
-        once, the half-sized picture is restored first, and it starts from that.
+        Holes of pictures of `LARGE` pixels or more are larger than what the network sees at once. So their half-sized
+        pictures are restored first, and it starts from those, enlarged and smoothed.
 
         Args:
             images: (N, 3, H, W).
             masks: (N, 1, H, W), 1 = hole.
-            base: what it starts from, where it is at hand: their `smooth_fill`.
+            base: what it starts from, where it is at hand: their `smooth_fill`, of large ones with ``coarse``.
 
         Returns:
             pictures (N, 3, H, W) in [0, 1], equal to ``images`` where ``masks`` is 0.
         """
         height, width = images.shape[2:]
         if base is None:
-            base = smooth_fill(images, masks, coarse=self if min(height, width) >= LARGE else None)
+            coarse = self(*halve(images, masks)) if min(height, width) >= LARGE else None
+            base = smooth_fill(images, masks, coarse=coarse)
         mean = base.mean((2, 3), keepdim=True)
         # The network halves twice; what is padded is neither known nor asked for.
         seen = F.pad(torch.cat([base - mean, masks], 1), (0, -width % 4, 0, -height % 4))
@@ -75,9 +74,7 @@ class CompletionNetwork(nn.Module):
         return torch.where(masks > 0, restored, images)
 
 
-def smooth_fill(
-    images: Tensor, masks: Tensor, *, coarse: Callable[[Tensor, Tensor], Tensor] | None = None, iterations: int = 10
-) -> Tensor:
+def smooth_fill(images: Tensor, masks: Tensor, *, coarse: Tensor | None = None, iterations: int = 10) -> Tensor:
     """Fill holes with the surface that bends least (thin plate): what the network starts from, some additions a pixel.
 
     Coarse to fine: each level begins with the level of half the size and takes some steps of conjugate gradients on
@@ -86,19 +83,24 @@ def smooth_fill(
     Args:
         images: (N, C, H, W), of any size; what lies in a hole does not count.
         masks: (N, 1, H, W), 1 = hole.
-        coarse: what fills the holes of the pictures of half the size: images and masks -> images; itself by default.
+        coarse: the pictures of half the size, filled, where something else than this is to fill them.
         iterations: steps of conjugate gradients a level.
     """
-    known = 1 - masks
     if min(images.shape[2:]) < 4:
+        known = 1 - masks
         mean = (images * known).sum((2, 3), keepdim=True) / known.sum((2, 3), keepdim=True).clamp(min=1)
         return torch.where(masks > 0, mean, images)
-    share = F.avg_pool2d(known, 2, ceil_mode=True)
-    halves = F.avg_pool2d(images * known, 2, ceil_mode=True) / share.clamp(min=0.25)
-    holes = (share == 0).to(masks.dtype)
-    filled = coarse(halves, holes) if coarse else smooth_fill(halves, holes, iterations=iterations)
-    start = F.interpolate(filled, size=images.shape[2:], mode="bilinear", align_corners=False)
+    if coarse is None:
+        coarse = smooth_fill(*halve(images, masks), iterations=iterations)
+    start = F.interpolate(coarse, size=images.shape[2:], mode="bilinear", align_corners=False)
     return _bend_least(torch.where(masks > 0, start, images), masks, iterations)
+
+
+def halve(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return pictures (N, C, ceil(H / 2), ceil(W / 2)) of what is known, and their holes: where nothing is."""
+    known = 1 - masks
+    share = F.avg_pool2d(known, 2, ceil_mode=True)
+    return F.avg_pool2d(images * known, 2, ceil_mode=True) / share.clamp(min=0.25), (share == 0).to(masks.dtype)
 
 
 def _bend_least(images: Tensor, masks: Tensor, iterations: int) -> Tensor:

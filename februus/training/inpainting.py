@@ -25,19 +25,19 @@ from februus.files import output_folder, write_file, write_json
 from februus.inpainters.gan import read_inpainter
 from februus.masks import random_masks, random_rectangles
 from februus.metrics import gradient_energy, peak_signal_to_noise_ratio
-from februus.models.completion import CompletionNetwork, Critic, smooth_fill
+from februus.models.completion import LARGE, CompletionNetwork, Critic, halve, smooth_fill
 from februus.seeds import seeded
 
 __all__ = ["InpainterTraining", "save_inpainter", "train_inpainter"]
 
 Row = dict[str, float]
-# Pictures, masks and, where it is known before, what the network starts from.
-_Drawn = tuple[Tensor, Tensor, Tensor | None]
+# What the network starts from, or what it restores first for that: images, masks and what it starts from there.
+_Base = Tensor | tuple[Tensor, Tensor, Tensor | None]
 # Share of the steps. The last layers of the residual blocks begin at zero, and Adam's first steps move all of their
 # weights by the same amount: at a high rate features grow a thousandfold, and ELUs behind them are constant ever after.
 WARM_UP = 0.05
-# Pixels, and batches at most, that are drawn and smoothly filled at once: some thousand small steps, which take a GPU
-# as long for a few pictures as for some thousand.
+# Pixels, and batches at most, that are drawn and smoothly filled at once, but two batches in any case: some thousand
+# small steps, which take a GPU as long for a few pictures as for some thousand.
 AHEAD_PIXELS, AHEAD_BATCHES = 2**23, 16
 # What the last key of `seeded` means: the pictures between real and restored ones that the gradient penalty looks at.
 MIXING = 1
@@ -47,9 +47,9 @@ PENALIZED = 64
 # that large holes, and pictures that are smooth at their size, are known, too.
 ZOOM, ENLARGED = 4.0, 2
 # Pixels: the scales at which texture is compared with the original's.
-STEPS = (1, 2, 4)
-# Energy of a detail that nobody sees: of one grey level.
-FLAT = 255**-2
+SCALES = (1, 2, 4)
+# Energy of a detail that is hardly seen, of four grey levels.
+FLAT = (4 / 255) ** 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class InpainterTraining:
 
     Args:
         steps: optimiser steps in all.
-        batch_size: pictures a step and process.
+        batch_size: pictures a step and process; of enlarged ones a quarter.
         width: channels of the completion network at half resolution.
         learning_rate: Adam's, after it rose over the first twentieth of the steps; falls to a twentieth along a cosine.
         adversarial_from: share of the steps after which the critics join, in [0, 1].
@@ -156,9 +156,9 @@ class _Run:
         self.settings, self.accelerator, self.output = settings, accelerator, output
         self.images = images.to(accelerator.device)
         pixels = settings.batch_size * images.shape[2] * images.shape[3]
-        # Two at least: one of pictures as they are, one of enlarged ones.
-        self._ahead = 2 * min(max(AHEAD_PIXELS // (2 * pixels), 1), AHEAD_BATCHES // 2)
-        self._block, self._drawn = -1, list[_Drawn]()
+        # A step of pictures as they are and one of enlarged ones.
+        self._pairs = min(max(AHEAD_PIXELS // (2 * pixels), 1), AHEAD_BATCHES // 2)
+        self._block, self._drawn = -1, list[tuple[Tensor, Tensor, _Base]]()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             network, critics = CompletionNetwork(width=settings.width), nn.ModuleList([Critic(), Critic()])
@@ -176,7 +176,7 @@ class _Run:
         self.network, self.critics, self.optimizer, self.critic_optimizer = prepared
         self.step, self.rows = 0, list[Row]()
         # They are read where they are reported: each look would wait for the device.
-        self._loss, self._losses = torch.zeros(()), dict[str, Tensor]()
+        self._losses = dict[str, Tensor]()
         self._resume()
 
     def advance(self) -> None:
@@ -195,16 +195,17 @@ class _Run:
             restored = self.network(images, masks, base)
         error = ((restored - images).square() * masks).sum((1, 2, 3)) / (3 * masks.sum((1, 2, 3)))
         loss = (error + 1e-4).log().mean()
-        self._losses["reconstruction"] = loss.detach()
+        losses = {"reconstruction": loss}
         if adversarial:
             generator = seeded(settings.seed, self.step, self.accelerator.process_index, MIXING, device=images.device)
             for _ in range(settings.critic_steps):
-                self._teach_critics(images, restored.detach(), masks, generator)
+                losses["critic_gap"] = self._teach_critics(images, restored.detach(), masks, generator)
             scores = self.critics(restored, masks)
-            self._losses["realism"] = scores.detach().mean()
+            losses["realism"] = scores.mean()
             loss = loss - settings.adversarial_weight * scores.mean()
             loss = loss + settings.sharpness_weight * _texture_gap(restored, images, masks, settings.sharpness)
-        self._loss = loss.detach()
+        kind = "_enlarged" if self.step % 2 else ""
+        self._losses |= {f"{name}{kind}": value.detach() for name, value in {**losses, "loss": loss}.items()}
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -214,8 +215,8 @@ class _Run:
         get_ema_multi_avg_fn(decay)(list(self.average.parameters()), list(parameters), self.step)
         self.step += 1
 
-    def _teach_critics(self, images: Tensor, restored: Tensor, masks: Tensor, generator: torch.Generator) -> None:
-        """Take one step of both critics."""
+    def _teach_critics(self, images: Tensor, restored: Tensor, masks: Tensor, generator: torch.Generator) -> Tensor:
+        """Take one step of both critics, and return by how much they told real pictures from restored ones."""
         mix = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
         mixed = (mix * images + (1 - mix) * restored)[:PENALIZED].requires_grad_()
         real, fake = self.critics(torch.cat([images, restored]), masks.repeat(2, 1, 1, 1)).chunk(2, dim=1)
@@ -223,42 +224,51 @@ class _Run:
         for scores in self.critics(mixed, masks[:PENALIZED]):
             (slope,) = torch.autograd.grad(scores.sum(), mixed, create_graph=True)
             penalty = penalty + (slope.flatten(1).norm(dim=1) - 1).square().mean()
-        loss = fake.mean() - real.mean() + self.settings.gradient_penalty * penalty / 2
-        self._losses["critic_gap"] = (real.mean() - fake.mean()).detach()
+        gap: Tensor = real.mean() - fake.mean()
+        loss = self.settings.gradient_penalty * penalty / 2 - gap
         self.critic_optimizer.zero_grad()
         self.accelerator.backward(loss)
         self.critic_optimizer.step()
+        return gap
 
     def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the step's pictures, masks and what the network starts from.
 
-        Pictures and masks are a function of seed, step and process. Every other step takes fewer, enlarged ones, which
-        start, as large pictures do, from what the network makes of them at half the size.
+        Pictures and masks are a function of seed, step and process. Every other step takes fewer, enlarged ones.
         """
-        block, place = divmod(self.step, self._ahead)
+        block, place = divmod(self.step, 2 * self._pairs)
         if block != self._block:
             self._block, self._drawn = block, self._draw_ahead(block)
         images, masks, base = self._drawn[place]
-        if base is None:
+        if isinstance(base, tuple):
             network = self.accelerator.unwrap_model(self.network)
             with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
-                base = smooth_fill(images, masks, coarse=network)
+                base = smooth_fill(images, masks, coarse=network(*base))
         return images, masks, base
 
-    def _draw_ahead(self, block: int) -> list[_Drawn]:
+    def _draw_ahead(self, block: int) -> list[tuple[Tensor, Tensor, _Base]]:
         """Draw what the steps of a block take, where it is used."""
         generator = seeded(self.settings.seed, block, self.accelerator.process_index, device=self.accelerator.device)
-        size, half = self.settings.batch_size, self._ahead // 2
-        # As many pixels a step.
-        fewer = max(size // ENLARGED**2, 1)
-        images, parts = (self._draw_pictures(count * half, generator) for count in (size, fewer))
-        parts = _enlarge(parts, generator)
-        masks, holes = (self._draw_masks(pictures, generator) for pictures in (images, parts))
-        bases, drawn = smooth_fill(images, masks), list[_Drawn]()
-        for place in range(half):
-            own, other = slice(place * size, (place + 1) * size), slice(place * fewer, (place + 1) * fewer)
-            drawn += [(images[own], masks[own], bases[own]), (parts[other], holes[other], None)]
-        return drawn
+        count = self.settings.batch_size
+        # At most as many pixels a step, but one picture at least.
+        fewer = max(count // ENLARGED**2, 1)
+        plain = self._draw_pictures(count * self._pairs, generator)
+        parts = _enlarge(self._draw_pictures(fewer * self._pairs, generator), generator)
+        steps = self._split(plain, generator), self._split(parts, generator)
+        return [step for pair in zip(*steps, strict=True) for step in pair]
+
+    def _split(self, images: Tensor, generator: torch.Generator) -> list[tuple[Tensor, Tensor, _Base]]:
+        """Draw masks for pictures, and split both into steps, with what the network starts from."""
+        images = images.contiguous(memory_format=torch.channels_last)
+        masks = self._draw_masks(images, generator)
+        pictures, holes = images.chunk(self._pairs), masks.chunk(self._pairs)
+        if min(images.shape[2:]) < LARGE:
+            return list(zip(pictures, holes, smooth_fill(images, masks).chunk(self._pairs), strict=True))
+        halves = halve(images, masks)
+        small = min(halves[0].shape[2:]) < LARGE
+        bases = smooth_fill(*halves).chunk(self._pairs) if small else [None] * self._pairs
+        first = zip(*(half.chunk(self._pairs) for half in halves), bases, strict=True)
+        return list(zip(pictures, holes, first, strict=True))
 
     def _draw_pictures(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw pictures, half of them mirrored."""
@@ -266,7 +276,7 @@ class _Run:
         drawn = torch.randint(len(self.images), (count,), generator=generator, device=device)
         images = self.images[drawn].float() / 255
         flipped = torch.rand(count, 1, 1, 1, generator=generator, device=device) < 0.5
-        return torch.where(flipped, images.flip(3), images).contiguous(memory_format=torch.channels_last)
+        return torch.where(flipped, images.flip(3), images)
 
     def _draw_masks(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Draw a mask for each of the pictures."""
@@ -285,10 +295,11 @@ class _Run:
         Raises:
             ValueError: if the loss is no longer finite; what was written before stays.
         """
-        if not torch.isfinite(self._loss):
-            value = f"{self._loss.item()}; lower the learning rate"
-            raise mismatch("loss", f"a finite value by step {self.step}", value)
         row: Row = {"step": self.step, **{name: loss.item() for name, loss in self._losses.items()}}
+        for name in ("loss", "loss_enlarged"):
+            if not math.isfinite(row.get(name, 0)):
+                value = f"{row[name]}; lower the learning rate"
+                raise mismatch("loss", f"a finite value by step {self.step}", value)
         rows = []
         for name, images, masks in scenes:
             on_device = images.to(self.accelerator.device), masks.to(self.accelerator.device)
@@ -329,6 +340,7 @@ class _Run:
             "settings": asdict(self.settings),
             "step": self.step,
             "rows": self.rows,
+            "losses": self._losses,
             "network": unwrap(self.network).state_dict(),
             "critics": unwrap(self.critics).state_dict(),
             "average": self.average.state_dict(),
@@ -344,7 +356,7 @@ class _Run:
         state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
         if state["settings"] != asdict(self.settings):
             raise mismatch(str(self.output), "an empty folder or a run of the same settings", state["settings"])
-        self.step, self.rows = state["step"], state["rows"]
+        self.step, self.rows, self._losses = state["step"], state["rows"], state["losses"]
         self.accelerator.unwrap_model(self.network).load_state_dict(state["network"])
         self.accelerator.unwrap_model(self.critics).load_state_dict(state["critics"])
         self.average.load_state_dict(state["average"])
@@ -371,41 +383,41 @@ def _enlarge(images: Tensor, generator: torch.Generator) -> Tensor:
     place = (1 - scale) * (2 * draw[1:] - 1)
     zero = torch.zeros_like(scale)
     parts = torch.stack([scale, zero, place[0], zero, scale, place[1]], 1).view(-1, 2, 3)
-    size = [*images.shape[:2], *(ENLARGED * side for side in images.shape[2:])]
-    grid = F.affine_grid(parts, size, align_corners=False)
+    shape = [*images.shape[:2], *(ENLARGED * side for side in images.shape[2:])]
+    grid = F.affine_grid(parts, shape, align_corners=False)
     return F.grid_sample(images, grid, mode="bicubic", padding_mode="reflection", align_corners=False).clamp(0, 1)
 
 
 def _texture_gap(restored: Tensor, images: Tensor, masks: Tensor, sharpness: float) -> Tensor:
     """Return how far the holes' texture is from the original's: mean square over bands, relative to the original's.
 
-    Bands are undecimated Haar details: three directions at steps of 1, 2 and 4 pixels. In each, ``sharpness`` of the
+    Bands are undecimated Haar details: three directions at scales of 1, 2 and 4 pixels. In each, ``sharpness`` of the
     original's energy is asked for, and no more than all of it; what lies between costs nothing. Asked of all bands
     together, energy comes where it is cheapest: as a chequered mesh at the finest.
     """
     gaps = []
-    for step in STEPS:
+    for scale in SCALES:
         # A detail counts by the part of its pixels that lie in the hole.
-        weights = F.avg_pool2d(masks, 2 * step, stride=1)
-        for detail, original in zip(_details(restored, step), _details(images, step), strict=True):
-            size, wanted = (
+        weights = F.avg_pool2d(masks, 2 * scale, stride=1)
+        for detail, original in zip(_details(restored, scale), _details(images, scale), strict=True):
+            found, wanted = (
                 ((band.square() * weights).mean((1, 2, 3)) / weights.mean((1, 2, 3)) + FLAT).sqrt()
                 for band in (detail, original)
             )
-            gap = (sharpness**0.5 * wanted - size).clamp(min=0) + (size - wanted).clamp(min=0)
+            gap = (sharpness**0.5 * wanted - found).clamp(min=0) + (found - wanted).clamp(min=0)
             gaps.append(gap.square().mean() / wanted.square().mean())
     return torch.stack(gaps).mean()
 
 
-def _details(images: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return how means over squares of ``step`` pixels differ: along rows, along columns and along diagonals."""
-    means = F.avg_pool2d(images, step, stride=1)
-    left, right = means[..., :-step], means[..., step:]
+def _details(images: Tensor, scale: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return how means over squares of ``scale`` pixels differ: along rows, along columns and along diagonals."""
+    means = F.avg_pool2d(images, scale, stride=1)
+    left, right = means[..., :-scale], means[..., scale:]
     rise, mean = right - left, right + left
     return (
-        rise[..., step:, :] + rise[..., :-step, :],
-        mean[..., step:, :] - mean[..., :-step, :],
-        rise[..., step:, :] - rise[..., :-step, :],
+        rise[..., scale:, :] + rise[..., :-scale, :],
+        mean[..., scale:, :] - mean[..., :-scale, :],
+        rise[..., scale:, :] - rise[..., :-scale, :],
     )
 
 

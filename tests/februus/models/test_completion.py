@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from februus.masks import random_masks
-from februus.models.completion import CompletionNetwork, Critic, smooth_fill
+from februus.models.completion import CompletionNetwork, Critic, halve, smooth_fill
 
 SIZES = [(16, 16), (17, 19), (21, 50), (33, 30), (47, 23), (50, 49)]
 
@@ -76,15 +76,25 @@ def test_empty_and_full_masks() -> None:
     assert (restored.min() >= 0) & (restored.max() <= 1)
 
 
-@pytest.mark.parametrize(("height", "width", "large"), [(64, 80, True), (63, 80, False)])
+@pytest.mark.parametrize(("height", "width", "large"), [(64, 80, True), (129, 65, True), (63, 80, False)])
 def test_a_large_picture_starts_from_its_restoration_at_half_the_size(height: int, width: int, *, large: bool) -> None:
     images, masks = scene(2, height, width)
     tiny = network()
-    smooth, own = smooth_fill(images, masks), smooth_fill(images, masks, coarse=tiny)
-    assert torch.equal(own[masks.expand_as(own) == 0], images[masks.expand_as(own) == 0])
+    smooth, own = smooth_fill(images, masks), smooth_fill(images, masks, coarse=tiny(*halve(images, masks)))
+    known = (masks == 0).expand_as(own)
+    assert torch.equal(own[known], images[known])
     restored = tiny(images, masks)
+    assert torch.equal(restored[known], images[known])
     assert torch.equal(restored, tiny(images, masks, own)) == large
     assert torch.equal(restored, tiny(images, masks, smooth)) != large
+
+
+def test_halves_are_means_of_what_is_known() -> None:
+    images = torch.arange(15.0).view(1, 1, 3, 5)
+    masks = torch.tensor([[1.0, 1, 0, 1, 0], [1, 1, 0, 0, 1], [0, 1, 1, 0, 1]]).view(1, 1, 3, 5)
+    halves, holes = halve(images, masks)
+    torch.testing.assert_close(halves, torch.tensor([[[[0, (2 + 7 + 8) / 3, 4], [10, 13, 0]]]]))
+    assert holes.tolist() == [[[[1, 0, 0], [0, 0, 1]]]]
 
 
 def test_every_weight_learns() -> None:
