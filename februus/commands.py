@@ -658,7 +658,7 @@ def measure_inpainters(
         drawn.add_column(heading, no_wrap=True)
     for row in rows:
         drawn.add_row(
-            row["holes"],
+            row["holes"].removesuffix(" square"),
             row["inpainter"],
             f"{row['psnr']:.2f} ± {row['psnr_interval']:.2f}",
             f"{row['ssim']:.3f} ± {row['ssim_interval']:.3f}",
