@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from februus import registry
 from februus.benchmark.adversarial import Adversary, draw_adversarial, measure_adversarial
-from februus.benchmark.cases import Case, find_checkpoints, open_cases
+from februus.benchmark.cases import Case, data_of, find_checkpoints, open_cases
 from februus.benchmark.evaluation import Row
 from februus.benchmark.evaluation import evaluate as evaluate_case
 from februus.benchmark.inpainting import draw_inpainters
@@ -476,7 +476,7 @@ def evaluate(
             not given.
         batch_size: pictures that are worked on at once.
         data: pictures: signs, a folder, a torchvision or a Hugging Face data set, or a folder that holds the card's
-            data set under its name; the card's where not given.
+            data set under its name; the card's where not given, and, among several checkpoints, where that is signs.
         split: of the data.
         image_column: of a Hugging Face data set, where it is neither image nor img.
         label_column: of a Hugging Face data set, where it is none of label, labels and fine_label.
@@ -489,10 +489,10 @@ def evaluate(
         output: folder of report.json, report.md and a panel of each model and preset.
     """
     rows = []
-    for name, checkpoint in _checkpoints(model):
+    for name, checkpoint, own in _checkpoints(model, data):
         cases = checkpoint.open_cases(
             name=name,
-            data=data,
+            data=own,
             split=split,
             image_column=image_column,
             label_column=label_column,
@@ -603,8 +603,8 @@ def measure_scans(
     for heading in ("target", "rank", "index", "pixels", "suspects", "s", *compared):
         drawn.add_column(heading, no_wrap=True)
     rows = []
-    for name, checkpoint in _checkpoints(model):
-        for case in checkpoint.open_cases(name=name, data=data, pictures=1, references=references, seed=seed):
+    for name, checkpoint, own in _checkpoints(model, data):
+        for case in checkpoint.open_cases(name=name, data=own, pictures=1, references=references, seed=seed):
             with console.status(case.name):
                 row = measure_scan(case, scanner, against_loop=loop)
             rows.append(asdict(row))
@@ -888,15 +888,18 @@ def _round_line(row: dict[str, Any], rounds: int) -> str:
     return line + (f"  attackers {row['attackers']}" if row["attackers"] else "")
 
 
-def _checkpoints(model: ModelOptions) -> list[tuple[str | None, ModelOptions]]:
-    """Return the model itself, or where it is a folder of checkpoints each of them with its path in it as a name."""
+def _checkpoints(model: ModelOptions, data: str | None) -> Iterator[tuple[str | None, ModelOptions, str | None]]:
+    """Yield the model itself, or where it is a folder of checkpoints each of them with its path in it as a name.
+
+    The last is where the pictures of each are.
+    """
     folder = Path(model.model)
-    if not folder.is_dir():
-        return [(None, model)]
-    return [
-        (None if path == folder else path.relative_to(folder).as_posix(), replace(model, model=str(path)))
-        for path in find_checkpoints(folder)
-    ]
+    paths = find_checkpoints(folder) if folder.is_dir() else [folder]
+    for path in paths:
+        if path == folder:
+            yield None, model, data
+        else:
+            yield path.relative_to(folder).as_posix(), replace(model, model=str(path)), data_of(path, data)
 
 
 def _evaluate(

@@ -21,8 +21,10 @@ from februus.poisoning import check_target
 from februus.seeds import seeded
 from februus.types import Trigger
 
-__all__ = ["Case", "find_checkpoints", "open_case", "open_cases", "trigger_of"]
+__all__ = ["Case", "data_of", "find_checkpoints", "open_case", "open_cases", "trigger_of"]
 
+# The data set that is drawn, wherever other pictures lie.
+DRAWN = "signs"
 # What a card tells of a backdoor.
 TOLD = ("trigger", "target_label", "source_label")
 
@@ -91,6 +93,11 @@ def find_checkpoints(folder: Path) -> list[Path]:
 
 def _is_checkpoint(folder: Path) -> bool:
     return all((folder / name).is_file() for name in (WEIGHTS, CARD))
+
+
+def data_of(checkpoint: Path, data: str | None) -> str | None:
+    """Return where the pictures of one checkpoint among others are: at ``data``, but where its card's are drawn."""
+    return None if read_card(checkpoint).dataset == DRAWN else data
 
 
 def open_case(

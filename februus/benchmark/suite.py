@@ -20,7 +20,7 @@ from joblib import Parallel, delayed
 from jsonargparse import ArgumentError, ArgumentParser
 
 from februus import registry
-from februus.benchmark.cases import Case, find_checkpoints, open_cases
+from februus.benchmark.cases import Case, data_of, find_checkpoints, open_cases
 from februus.benchmark.evaluation import ORACLE, evaluate, measure_oracle
 from februus.checks import check_choice, check_range, mismatch
 from februus.files import output_folder, write_json
@@ -34,8 +34,6 @@ from februus.seeds import seeded
 __all__ = ["Suite", "Unit", "draw_case", "read_suite", "run_suite", "shipped", "takes_inpainter"]
 
 SUITES = files("februus.benchmark").joinpath("suites")
-# The data set that is drawn, wherever other pictures lie.
-DRAWN_DATA = "signs"
 # The trigger that a checkpoint's card tells of.
 OWN = "own"
 # How a checkpoint of a suite is told: options of `open_case`.
@@ -137,8 +135,7 @@ class Suite:
             if not folder.is_dir():
                 raise mismatch("checkpoints", "folders of checkpoints", repr(checkpoint))
             for path in find_checkpoints(folder):
-                drawn = read_card(path).dataset == DRAWN_DATA
-                yield {"model": str(path), "name": path.name, "data": None if drawn else self.data}
+                yield {"model": str(path), "name": path.name, "data": data_of(path, self.data)}
 
 
 @dataclass(frozen=True, kw_only=True)

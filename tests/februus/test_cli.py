@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -573,6 +574,18 @@ def test_a_folder_of_checkpoints_is_evaluated(
         assert f"\n{name} " in captured.out
         assert Path(f"report/{panel}-paper.png").is_file()
         assert Path(f"report/{panel}-paper-threshold-0-9-inpainter-mean-fill.png").is_file()
+
+
+def test_among_checkpoints_the_drawn_pictures_stand_where_a_card_names_them(checkpoints: Path, folder: Path) -> None:
+    """DATA is for those whose pictures are not drawn."""
+    shutil.copytree(Path(__file__).parents[1] / "zoo" / "clean_signs-vgg", checkpoints / "signs")
+    options = ("--presets", "[paper]", "--inpainter", "mean-fill", "--pictures", 4, *REFERENCES, "--output", "report")
+    assert run("evaluate", "--model", checkpoints, "--data", folder, *options) == 0
+    accuracies = {row["name"]: row["clean_accuracy_before"] for row in rows_of("report") if row["preset"] == "paper"}
+    assert list(accuracies) == ["deep/one", "signs", "two"]
+    assert accuracies["signs"] == 1
+    # A single one is asked about the pictures that are named.
+    assert run("evaluate", "--model", checkpoints / "signs", "--data", folder, *options) == 2
 
 
 def test_checkpoints_whose_cards_share_a_name_are_told_apart(trained_toy: Normalized, folder: Path) -> None:
