@@ -18,7 +18,7 @@ from torch import Tensor
 
 from februus import registry
 from februus.benchmark.adversarial import Adversary, draw_adversarial, measure_adversarial
-from februus.benchmark.cases import Case, data_of, find_checkpoints, open_cases
+from februus.benchmark.cases import DRAWN, Case, data_of, find_checkpoints, open_cases
 from februus.benchmark.evaluation import Row
 from februus.benchmark.evaluation import evaluate as evaluate_case
 from februus.benchmark.inpainting import draw_inpainters
@@ -155,8 +155,8 @@ class PurifierOptions:
     def read_reference(self, model: Normalized, size: PictureSize) -> Tensor | None:
         """Read the clean pictures, where the model lies; None where none were named and the card's are not drawn."""
         source = self.reference
-        if source is None and model.card is not None and model.card.dataset == "signs":
-            source = "signs"
+        if source is None and model.card is not None and model.card.dataset == DRAWN:
+            source = DRAWN
         return None if source is None else self._read(source, size).to(next(model.parameters()).device)
 
     def _read(self, source: str, size: PictureSize) -> Tensor:
@@ -588,7 +588,7 @@ def measure_scans(
 
     Args:
         model: the classifier, or a folder of checkpoints.
-        data: pictures; the cards' where not given.
+        data: as of evaluate.
         references: how many clean pictures each model is tried on.
         detector: what looks, with options, as neural-cleanse:steps=400,batch_size=1024.
         loop: whether each scan is done again with one class at a time, to compare time and outcome.

@@ -21,7 +21,7 @@ from februus.poisoning import check_target
 from februus.seeds import seeded
 from februus.types import Trigger
 
-__all__ = ["Case", "data_of", "find_checkpoints", "open_case", "open_cases", "trigger_of"]
+__all__ = ["DRAWN", "Case", "data_of", "find_checkpoints", "open_case", "open_cases", "trigger_of"]
 
 # The data set that is drawn, wherever other pictures lie.
 DRAWN = "signs"

@@ -49,8 +49,8 @@ class CompletionNetwork(nn.Module):
     def forward(self, images: Tensor, masks: Tensor, base: Tensor | None = None) -> Tensor:
         """Restore pictures in [0, 1].
 
-        Holes of pictures of `LARGE` pixels or more are larger than what the network sees at once. So their half-sized
-        pictures are restored first, and it starts from those, enlarged and smoothed.
+        Holes of pictures of `LARGE` pixels or more may be larger than what the network sees at once. So such pictures
+        are restored at half their size first, and it starts from that, enlarged and smoothed.
 
         Args:
             images: (N, 3, H, W).
