@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,14 +17,14 @@ from februus.models.modes import evaluation_mode
 from februus.types import Inpainter, Restorer
 from februus.verification import answer
 
-__all__ = ["DECISIVE", "Restoration", "Restored", "decisive", "struck", "sureness"]
+__all__ = ["BORNE_IN", "BORNE_IN_MORE", "DECISIVE", "Restoration", "Restored", "decisive", "struck", "sureness"]
 
 # How far what decides between a picture and its restoration is smoothed, as a share of the picture's side; from which
 # share of the highest value on it is removed, first and each time that the class was not settled; by which share of
 # the side it is grown where that keeps the class, and how often at most.
 SMOOTHED, DECISIVE, GROWN, GROWTHS = 1 / 16, (0.2, 0.1, 0.05, 0.05), 1 / 32, 3
-# Shares of a picture's area that are removed where it bears a universal perturbation and nothing else helps.
-BORNE_IN = (0.1, 0.2, 0.3)
+# Shares of a picture's area that are removed where it bears a universal perturbation: first; where nothing else helps.
+BORNE_IN, BORNE_IN_MORE = (0.1, 0.2), (0.3,)
 
 
 class Restored(NamedTuple):
@@ -109,17 +109,31 @@ class Restoration:
                 best.prefer(rows, self.of(restored, torch.ones_like(restored[:, :1])), labels)
 
     def borne(
-        self, best: Restored, images: Tensor, labels: Tensor, asked: Tensor, where: Callable[[Tensor], Tensor]
-    ) -> None:
-        """Remove what bears most of something, as `whole` does; the surest answer counts.
+        self, best: Restored, images: Tensor, labels: Tensor, asked: Tensor, fields: Tensor, shares: Sequence[float]
+    ) -> Tensor:
+        """Remove what bears most of something; the surest answer that changes the classes ``labels`` (N,) counts.
 
-        ``where`` tells how much of it is in each place of pictures: (N, 3, H, W) -> (N, 1, H, W).
+        Args:
+            best: what was tried already, where the better answer is kept.
+            images: the pictures as they came (N, 3, H, W).
+            labels: their classes.
+            asked: for which of them (N,).
+            fields: how much of it is in each place (N, 1, H, W).
+            shares: of the area, which are removed one after the other.
+
+        Returns:
+            which of them became the same other class twice in a row (N,).
         """
-        rows = (asked & best.keeps(labels)).nonzero()[:, 0]
+        settled, rows = torch.zeros_like(asked), asked.nonzero()[:, 0]
         if len(rows):
-            found = where(images[rows])
-            for share in BORNE_IN:
-                best.prefer(rows, self.inpaint(images[rows], top_fraction(found, share)), labels)
+            before = labels[rows]
+            for share in shares:
+                tried = self.inpaint(images[rows], top_fraction(fields[rows], share))
+                best.prefer(rows, tried, labels)
+                now = tried.logits.argmax(1)
+                settled[rows] |= (now == before) & (now != labels[rows])
+                before = now
+        return settled
 
     def region(self, last: Restored, images: Tensor, labels: Tensor, shares: Sequence[float]) -> Restored:
         """Remove the region that makes the classes ``labels`` (N,).

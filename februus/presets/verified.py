@@ -29,7 +29,7 @@ from februus.presets._calibration import (
     Calibration,
     in_units,
 )
-from februus.presets._restoration import DECISIVE, Restoration, Restored, struck
+from februus.presets._restoration import BORNE_IN, BORNE_IN_MORE, DECISIVE, Restoration, Restored, struck
 from februus.presets._transplants import (
     Pattern,
     add_pattern,
@@ -625,11 +625,8 @@ class Verified:
         gentle: tuple[Restorer, ...] = (STILLER, *(CosineThreshold(threshold=threshold) for threshold in DENOISED))
         restoration.whole(best, images, labels, everywhere, gentle)
         restoration.whole(best, images, labels, bearing, self.take_off())
-
-        def where(pictures: Tensor) -> Tensor:
-            return torch.stack([one.where(pictures) for one in self.calibrated().universals]).sum(0)
-
-        restoration.borne(best, images, labels, bearing, where)
+        kept = bearing & best.keeps(labels)
+        restoration.borne(best, images, labels, kept, self._where(images), BORNE_IN + BORNE_IN_MORE)
         return best
 
     def _remove(
@@ -637,14 +634,31 @@ class Verified:
     ) -> Restored:
         """Remove the region that makes the classes ``labels`` (N,), or a known place (N, 1, H, W), where that is surer.
 
-        The hottest region was restored already: ``cooled``, which is overwritten.
+        The hottest region was restored already: ``cooled``. Of pictures of the class that the model takes to most
+        readily, what bears most of what leads there goes first; where that makes the same other class twice, the
+        trigger was there.
         """
-        restoration = self._restoration(model, batch_size)
-        best = restoration.region(cooled, images, labels, () if self.without == "refinement" else DECISIVE)
+        restoration, best = self._restoration(model, batch_size), cooled.clone()
+        if self.without != "refinement":
+            universals, fields = self.calibrated().universals, self._where(images)
+            led = labels == universals[0].label if universals else torch.zeros_like(labels, dtype=torch.bool)
+            settled = restoration.borne(best, images, labels, led, fields, BORNE_IN)
+            rows = (~settled).nonzero()[:, 0]
+            if len(rows):
+                found = restoration.region(cooled.take(rows), images[rows], labels[rows], DECISIVE)
+                best.prefer(rows, found, labels)
+            restoration.borne(best, images, labels, led & best.keeps(labels), fields, BORNE_IN_MORE)
         rows = places.flatten(1).any(1).nonzero()[:, 0]
         if len(rows):
             best.prefer(rows, restoration.inpaint(images[rows], places[rows]), labels)
         return best
+
+    def _where(self, images: Tensor) -> Tensor:
+        """Return how much of the universal perturbations is in each place of pictures (N, 3, H, W): (N, 1, H, W)."""
+        found = torch.zeros_like(images[:, :1])
+        for one in self.calibrated().universals:
+            found += one.where(images)
+        return found
 
 
 class _Measured(NamedTuple):

@@ -196,8 +196,10 @@ def recorded(patched: Case, monkeypatch: pytest.MonkeyPatch) -> Callable[[Tensor
             return given[: len(asked[1])].clone()
 
         monkeypatch.setattr(restoring, "decisive", decide)
-        purifier = Purifier(patched.model, replace(verified(patched.purifier), inpainter=Recording()))
-        purified = purifier(patched.triggered[:4])
+        # Nothing is known of what leads the model, so that all is asked of what decides.
+        calibration = replace(verified(patched.purifier).calibrated(), universals=(), borne=())
+        preset = replace(verified(patched.purifier), inpainter=Recording(), calibration=calibration)
+        purified = Purifier(patched.model, preset)(patched.triggered[:4])
         assert purified.flagged.all()
         return purified, tried, shares
 
@@ -555,13 +557,18 @@ class Cornered(nn.Module):
         return torch.stack([10 * (there - 0.5), torch.zeros_like(there), torch.full_like(there, -9)], 1)
 
 
+def led_by(patched: Case, pattern: Tensor) -> Verified:
+    """A preset that knows of a pattern (3, H, W) that it leads the model to class 0."""
+    one = Universal(label=0, perturbation=torch.zeros_like(pattern), filter=pattern)
+    calibration = replace(verified(patched.purifier).calibrated(), universals=(one,) * len(SHAPES))
+    return replace(verified(patched.purifier), calibration=calibration)
+
+
 def test_what_keeps_the_class_loses_the_region_that_bears_a_universal_perturbation(patched: Case) -> None:
     side = patched.reference.shape[-1]
     pattern = torch.zeros(3, side, side)
     pattern[:, : side // 2, : side // 2] = 4 / (3 * side * side)
-    one = Universal(label=0, perturbation=torch.zeros_like(pattern), filter=pattern)
-    calibration = replace(verified(patched.purifier).calibrated(), universals=(one,) * len(SHAPES))
-    preset = replace(verified(patched.purifier), calibration=calibration)
+    preset = led_by(patched, pattern)
     images, model = torch.full((4, 3, side, side), 0.3), Cornered(pattern)
     images[:2, :, : side // 2, : side // 2] = 0.9
     labels, bearing = torch.zeros(4, dtype=torch.long), torch.tensor([True, False, True, False])
@@ -575,6 +582,43 @@ def test_what_keeps_the_class_loses_the_region_that_bears_a_universal_perturbati
     assert masks[0, 0, : side // 2, : side // 2].mean() > 0.9
     assert (masks[1:] == 1).all()
     assert torch.equal(restored[0] * (1 - masks[0]), images[0] * (1 - masks[0]))
+
+
+@pytest.mark.parametrize(("side", "shares"), [(6, [0.1, 0.2]), (12, [0.1, 0.2]), (17, [0.1, 0.2, 0.3])])
+def test_of_the_class_that_the_model_takes_to_what_bears_what_leads_there_goes_first(
+    patched: Case, monkeypatch: pytest.MonkeyPatch, side: int, shares: list[float]
+) -> None:
+    """And what decides is only asked for where that does not make the same other class twice."""
+    pattern = torch.zeros(3, 32, 32)
+    pattern[:, 4 : 4 + side, 4 : 4 + side] = 1 / (3 * side * side)
+    images = torch.full((2, 3, 32, 32), 0.3)
+    images[0, :, 4 : 4 + side, 4 : 4 + side] = 0.9
+    tried = []
+
+    class Recording:
+        def __call__(self, images: Tensor, masks: Tensor) -> Tensor:
+            tried.append(masks)
+            return MeanFill()(images, masks)
+
+    def nothing(_: nn.Module, images: Tensor, *_others: Any) -> Tensor:
+        asked.append(len(images))
+        return torch.zeros_like(images[:, :1])
+
+    asked: list[int] = []
+    monkeypatch.setattr(restoring, "decisive", nothing)
+    model, preset = Cornered(pattern), replace(led_by(patched, pattern), inpainter=Recording())
+    labels, places = model(images).argmax(1), torch.zeros_like(images[:, :1])
+    assert labels.tolist() == [0, 1]
+    cooled = Restored(images.clone(), torch.zeros_like(images[:, :1]), model(images).detach())
+    restored = preset._remove(model, images, cooled, labels, places, batch_size=64)
+    assert restored.logits[0].argmax() == 1
+    assert (restored.images[0] == images[0])[:, ~restored.masks[0, 0].bool()].all()
+    borne = [masks for masks in tried if len(masks) == 1]
+    assert [round(masks.mean().item(), 1) for masks in borne if masks.any()][: len(shares)] == shares
+    # The other picture is of another class, and asked for in any case.
+    assert asked[0] == len(shares) - 1
+    without_it = replace(preset, without="refinement")._remove(model, images, cooled, labels, places, batch_size=64)
+    assert torch.equal(without_it.logits, cooled.logits)
 
 
 def test_what_changes_the_class_counts_before_what_is_surer() -> None:
