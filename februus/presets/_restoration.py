@@ -111,10 +111,12 @@ class Restoration:
     def borne(
         self, best: Restored, images: Tensor, labels: Tensor, asked: Tensor, fields: Tensor, shares: Sequence[float]
     ) -> Tensor:
-        """Remove what bears most of something; the surest answer that changes the classes ``labels`` (N,) counts.
+        """Remove what bears most of something, until the classes ``labels`` (N,) are the same other ones twice.
+
+        The surest answer that changes the class counts.
 
         Args:
-            best: what was tried already, where the better answer is kept.
+            best: what was tried last, where the better answer is kept.
             images: the pictures as they came (N, 3, H, W).
             labels: their classes.
             asked: for which of them (N,).
@@ -122,17 +124,19 @@ class Restoration:
             shares: of the area, which are removed one after the other.
 
         Returns:
-            which of them became the same other class twice in a row (N,).
+            which of them are the same other class twice in a row (N,).
         """
         settled, rows = torch.zeros_like(asked), asked.nonzero()[:, 0]
-        if len(rows):
-            before = labels[rows]
-            for share in shares:
-                tried = self.inpaint(images[rows], top_fraction(fields[rows], share))
-                best.prefer(rows, tried, labels)
-                now = tried.logits.argmax(1)
-                settled[rows] |= (now == before) & (now != labels[rows])
-                before = now
+        before = best.logits[rows].argmax(1)
+        for share in shares:
+            if not len(rows):
+                break
+            tried = self.inpaint(images[rows], top_fraction(fields[rows], share))
+            best.prefer(rows, tried, labels)
+            now = tried.logits.argmax(1)
+            same = (now == before) & ~tried.keeps(labels[rows])
+            settled[rows] = same
+            rows, before = rows[~same], now[~same]
         return settled
 
     def region(self, last: Restored, images: Tensor, labels: Tensor, shares: Sequence[float]) -> Restored:

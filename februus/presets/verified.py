@@ -625,8 +625,10 @@ class Verified:
         gentle: tuple[Restorer, ...] = (STILLER, *(CosineThreshold(threshold=threshold) for threshold in DENOISED))
         restoration.whole(best, images, labels, everywhere, gentle)
         restoration.whole(best, images, labels, bearing, self.take_off())
-        kept = bearing & best.keeps(labels)
-        restoration.borne(best, images, labels, kept, self._where(images), BORNE_IN + BORNE_IN_MORE)
+        kept, fields = bearing & best.keeps(labels), self._where(images)
+        # All of them are tried: a large trigger may leave the same wrong class twice.
+        for share in BORNE_IN + BORNE_IN_MORE:
+            restoration.borne(best, images, labels, kept, fields, (share,))
         return best
 
     def _remove(
@@ -635,8 +637,8 @@ class Verified:
         """Remove the region that makes the classes ``labels`` (N,), or a known place (N, 1, H, W), where that is surer.
 
         The hottest region was restored already: ``cooled``. Of pictures of the class that the model takes to most
-        readily, what bears most of what leads there goes first; where that makes the same other class twice, the
-        trigger was there.
+        readily, what bears most of what leads there goes next; where the same other class comes of both, or of two
+        sizes of it, the trigger was there.
         """
         restoration, best = self._restoration(model, batch_size), cooled.clone()
         if self.without != "refinement":
