@@ -97,15 +97,16 @@ class Verified:
     *Locate*: gradient times activation. *Verify*: the hottest regions, of several sizes, are put on reference pictures;
     a trigger brings its class along to all of them by a margin, and gathers the heat to a degree, that innocent regions
     of that size do not reach (the test of SentiNet, Chou et al. 2020, arXiv 1812.00292, measured in logits), and takes
-    it away more surely when it is removed. *Remove, restore*: what decides between the picture and its restoration is
-    inpainted, again and again until the class is another one and stays so. Where no small region explains the class and
-    the noise, what is weak in the cosine transform, brings the class along when it is added to reference pictures, or
-    where the waves that smoothing takes off outside the hottest quarter do so, the trigger is diffuse: the noise is
-    taken off and, where that leaves the class, the wave that stands out, or more noise. So it is where a picture of the
-    class that the model takes to most readily bears more than others of what leads there, a universal perturbation,
-    which is then taken off, too, as far as the picture bears it; where that leaves the class, what bears most of it is
-    inpainted. *Strike*: where the picture keeps the class through all of that, what made it is proven all the same, and
-    the likeliest other one is the answer.
+    it away more surely when it is removed. *Remove, restore*: of a picture of the class that the model takes to most
+    readily, what bears most of what leads there (a universal perturbation) is inpainted; where that does not settle it,
+    and of other classes, what decides between the picture and its restoration, again and again until the class is
+    another one and stays so. Where no small region explains the class and the noise, what is weak in the cosine
+    transform, brings the class along when it is added to reference pictures, or where the waves that smoothing takes
+    off outside the hottest quarter do so, the trigger is diffuse: the noise is taken off and, where that leaves the
+    class, the wave that stands out, or more noise. So it is where a picture of the class that the model takes to most
+    readily bears more than others of that perturbation, which is then taken off, too, as far as the picture bears it;
+    where that leaves the class, what bears most of it is inpainted. *Strike*: where the picture keeps the class through
+    all of that, what made it is proven all the same, and the likeliest other one is the answer.
 
     First looks clear most pictures for the price of a backward and three forwards: one region on one other picture
     beside the concentration of the heat, another one on another picture where that leaves doubt, and what is faint, all
