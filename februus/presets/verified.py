@@ -626,7 +626,8 @@ class Verified:
         gentle: tuple[Restorer, ...] = (STILLER, *(CosineThreshold(threshold=threshold) for threshold in DENOISED))
         restoration.whole(best, images, labels, everywhere, gentle)
         restoration.whole(best, images, labels, bearing, self.take_off())
-        kept, fields = bearing & best.keeps(labels), self._where(images)
+        kept = bearing & best.keeps(labels)
+        fields = self._where(images, kept)
         # All of them are tried: a large trigger may leave the same wrong class twice.
         for share in BORNE_IN + BORNE_IN_MORE:
             restoration.borne(best, images, labels, kept, fields, (share,))
@@ -643,8 +644,9 @@ class Verified:
         """
         restoration, best = self._restoration(model, batch_size), cooled.clone()
         if self.without != "refinement":
-            universals, fields = self.calibrated().universals, self._where(images)
+            universals = self.calibrated().universals
             led = labels == universals[0].label if universals else torch.zeros_like(labels, dtype=torch.bool)
+            fields = self._where(images, led)
             settled = restoration.borne(best, images, labels, led, fields, BORNE_IN)
             rows = (~settled).nonzero()[:, 0]
             if len(rows):
@@ -656,11 +658,15 @@ class Verified:
             best.prefer(rows, restoration.inpaint(images[rows], places[rows]), labels)
         return best
 
-    def _where(self, images: Tensor) -> Tensor:
-        """Return how much of the universal perturbations is in each place of pictures (N, 3, H, W): (N, 1, H, W)."""
-        found = torch.zeros_like(images[:, :1])
-        for one in self.calibrated().universals:
-            found += one.where(images)
+    def _where(self, images: Tensor, asked: Tensor) -> Tensor:
+        """Return how much of the universal perturbations is in each place of pictures (N, 3, H, W): (N, 1, H, W).
+
+        Nothing where it is not ``asked`` for (N,): to smooth a large picture takes as long as a forward.
+        """
+        found, rows = torch.zeros_like(images[:, :1]), asked.nonzero()[:, 0]
+        if len(rows):
+            for one in self.calibrated().universals:
+                found[rows] += one.where(images[rows])
         return found
 
 
