@@ -139,7 +139,7 @@ class Restoration:
             rows, before = rows[~same], now[~same]
         return settled
 
-    def region(self, last: Restored, images: Tensor, labels: Tensor, shares: Sequence[float]) -> Restored:
+    def region(self, last: Restored, images: Tensor, labels: Tensor) -> Restored:
         """Remove the region that makes the classes ``labels`` (N,).
 
         The hottest region was removed first; then it is what is `decisive` between the picture and its restoration,
@@ -152,11 +152,10 @@ class Restoration:
             last: the pictures without the hottest region; it is overwritten.
             images: as they came (N, 3, H, W).
             labels: their classes.
-            shares: of the highest value, from which on what decides is removed, each time that it is asked.
         """
         rows, best = torch.arange(len(images), device=images.device), last.clone()
         radius = max(1, round(GROWN * min(images.shape[2:])))
-        for share in shares:
+        for share in DECISIVE:
             before, own = last.take(rows), labels[rows]
             others = rival(before.logits, own)
             marked = decisive(self.model, images[rows], before.images, own, others, share)

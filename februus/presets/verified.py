@@ -29,7 +29,7 @@ from februus.presets._calibration import (
     Calibration,
     in_units,
 )
-from februus.presets._restoration import BORNE_IN, BORNE_IN_MORE, DECISIVE, Restoration, Restored, struck
+from februus.presets._restoration import BORNE_IN, BORNE_IN_MORE, Restoration, Restored, struck
 from februus.presets._transplants import (
     Pattern,
     add_pattern,
@@ -650,7 +650,7 @@ class Verified:
             settled = restoration.borne(best, images, labels, led, fields, BORNE_IN)
             rows = (~settled).nonzero()[:, 0]
             if len(rows):
-                found = restoration.region(cooled.take(rows), images[rows], labels[rows], DECISIVE)
+                found = restoration.region(cooled.take(rows), images[rows], labels[rows])
                 best.prefer(rows, found, labels)
             restoration.borne(best, images, labels, led & best.keeps(labels), fields, BORNE_IN_MORE)
         rows = places.flatten(1).any(1).nonzero()[:, 0]
