@@ -107,6 +107,8 @@ class Evidence:
         patterns: what is taken off the whole picture: noise, and waves outside the hottest quarter.
         universal: of the perturbations that lead to the class that the model takes to most readily, the one that the
             picture bears most surprisingly; none where that is another class than the picture's.
+        strange: how far the picture is from those of its class: minus the decimal logarithm of the share of innocent
+            ones that are as far.
         threshold: score from which on a candidate is guilty.
     """
 
@@ -116,6 +118,7 @@ class Evidence:
     regions: tuple[Candidate, ...]
     patterns: tuple[Candidate, ...]
     universal: tuple[Candidate, ...]
+    strange: float
     threshold: float
 
 
@@ -206,7 +209,8 @@ def _try(purifier: Purifier, preset: Verified, image: Tensor, purified: Purified
             guilty=suspected and score.item() >= preset.threshold,
         )
 
-    _, heat, _ = preset.locate(model, image)
+    seen = preset.see(model, image)
+    heat, distance = seen.heat, calibration.typicality.distance(seen.features, label)
     carried = carried_by_regions(model, image, heat, label, probes, batch_size=batch_size)
     judged = preset.judge_sizes(consensus(calibration.against(carried, REGIONS)))
     sizes = zip(SUSPECTED, consensus(carried)[0], judged[0], strict=True)
@@ -238,6 +242,7 @@ def _try(purifier: Purifier, preset: Verified, image: Tensor, purified: Purified
         regions=tuple(regions),
         patterns=tuple(patterns),
         universal=tuple(universal),
+        strange=calibration.distance.surprise(distance).item(),
         threshold=preset.threshold,
     )
 
@@ -347,7 +352,8 @@ def _draw_probes(sheet: _Sheet, evidence: Evidence) -> None:
         "How to read the numbers",
         "Margin: by how much the logit of the class exceeds the largest other one, on all those pictures but one. "
         f"Guilty is what at most 1 in {10**evidence.threshold:,.0f} innocent pictures reach, by a law fitted to "
-        "reference pictures. The verdict adds up all sizes, the heat and what the picture is without the part.",
+        "reference pictures. The verdict adds up all sizes, the heat, what the picture is without the part, and how "
+        f"far it is from others of its class as the model sees them. ({_rarity(evidence.strange)})",
     )
 
 

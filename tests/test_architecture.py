@@ -33,6 +33,7 @@ LEVELS: dict[str, int] = {
     "februus.poisoning": 2,
     "februus.verification": 2,
     "februus.universal": 2,
+    "februus.typicality": 2,
     "februus.priors": 2,
     "februus.presets": 2,
     "februus.purifier": 2,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 
 import torch
@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from februus.checks import mismatch
 from februus.priors import Prior
+from februus.typicality import Typicality
 from februus.universal import SHAPES, Universal
 from februus.verification import Law, Tail
 
@@ -24,6 +25,8 @@ LOOKS = ((2, 0), (1, 1))
 PATTERNS = 2
 # Where regions, patterns and a known place stand in the resistance of the probes.
 REGIONS, PATTERNED, KNOWN = slice(len(SUSPECTED)), len(SUSPECTED), len(SUSPECTED) + PATTERNS
+# What its parts of a `Typicality` are kept as.
+TYPICAL = {item.name: f"typical_{item.name}" for item in fields(Typicality)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,8 @@ class Calibration:
         faint: surprise up to which the look at what was taken off the whole picture clears it.
         glancing: which of the probes that look asks.
         looks: margin with which an innocent region carries its class to the one other picture of each first look.
+        typicality: what innocent pictures of each class are like.
+        distance: of innocent pictures from those of their class that it does not know.
         concentration: of innocent heat in the smallest of `SUSPECTED`.
         glance: margin with which what is faint on innocent pictures carries its class to one other picture.
         prominence: of the wave that stands out of innocent pictures.
@@ -60,6 +65,8 @@ class Calibration:
     faint: float
     glancing: int
     looks: tuple[Tail, ...]
+    typicality: Typicality
+    distance: Tail
     concentration: Tail
     glance: Tail
     prominence: Tail
@@ -85,7 +92,8 @@ class Calibration:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what is kept of it."""
-        tails = (self.concentration, self.glance, self.prominence, *self.looks, *(law.tail for law in self.laws))
+        own = (self.distance, self.concentration, self.glance, self.prominence)
+        tails = (*own, *self.looks, *(law.tail for law in self.laws))
         return {
             **(self.prior.tensors() if self.prior else {}),
             "probes": self.probes,
@@ -98,6 +106,7 @@ class Calibration:
             "raised": torch.tensor(self.raised, dtype=torch.float64),
             "frequencies": self.margins[0].frequencies,
             "laws": torch.stack([torch.stack([law.places, law.spreads]) for law in self.laws]),
+            **{kept: getattr(self.typicality, name) for name, kept in TYPICAL.items()},
             "universals": torch.cat(
                 [
                     self.probes.new_empty(0, 2, *self.probes.shape[1:]),
@@ -115,7 +124,7 @@ class Calibration:
             ValueError: if tensors are missing or do not fit.
         """
         kept = {"probes", "logits", "resistance", "first_looks", "tails", "raised", "frequencies", "laws"}
-        kept |= {"universals", "universal_labels"}
+        kept |= {"universals", "universal_labels", *TYPICAL.values()}
         if missing := kept - set(tensors):
             expected = f"the tensors {', '.join(sorted(missing))}"
             raise mismatch("calibration", expected, ", ".join(sorted(tensors)) or "none")
@@ -123,15 +132,18 @@ class Calibration:
         prior = Prior.from_tensors(tensors) if "mask" in tensors else None
         explanations, labels = 1 + PATTERNS, tensors["universal_labels"].flatten().tolist()
         laws, classes = len(SUSPECTED) + PATTERNS + 2 * explanations + len(labels) + bool(prior), shapes["frequencies"]
-        fits = shapes["laws"] == (laws, 2, *classes) and shapes["tails"] == (3 + len(LOOKS) + laws, 4)
+        fits = shapes["laws"] == (laws, 2, *classes) and shapes["tails"] == (4 + len(LOOKS) + laws, 4)
         fits = fits and shapes["raised"] == (PATTERNS,)
         fits = fits and shapes["resistance"] == (2, KNOWN + 1, *shapes["probes"][:1])
         fits = fits and shapes["universals"] == (len(labels), 2, *shapes["probes"][1:])
         fits = fits and len(labels) in (0, len(SHAPES))
+        directions, features = (*shapes[TYPICAL["directions"]], 0, 0)[:2]
+        fits = fits and shapes[TYPICAL["centres"]] == (*classes, features)
+        fits = fits and (shapes[TYPICAL["deviations"]], shapes[TYPICAL["shares"]]) == ((features,), (directions,))
         if not fits or len(classes) != 1 or shapes["first_looks"] != (len(LOOKS) + 2,) or len(shapes["probes"]) != 4:
             raise mismatch("calibration", "tensors as `Purifier.save` writes them", shapes)
         *suspicious, faint, glancing = tensors["first_looks"].tolist()
-        gathering, glance, prominence, *tails = (
+        distance, gathering, glance, prominence, *tails = (
             Tail(start=start, scale=scale, count=int(count), shape=shape)
             for start, scale, count, shape in tensors["tails"].tolist()
         )
@@ -148,6 +160,8 @@ class Calibration:
             faint=faint,
             glancing=int(glancing),
             looks=tuple(tails[: len(LOOKS)]),
+            typicality=Typicality(**{name: tensors[kept].to(device) for name, kept in TYPICAL.items()}),
+            distance=distance,
             concentration=gathering,
             glance=glance,
             prominence=prominence,

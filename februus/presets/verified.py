@@ -44,6 +44,7 @@ from februus.restorers.guided_filter import GuidedFilter
 from februus.restorers.notch import Notch
 from februus.seeds import seeded
 from februus.types import Inpainter, Localizer, Purified, Restorer
+from februus.typicality import Typicality, deepest, held_out, summarize
 from februus.universal import Universal, find_universals
 from februus.verification import Law, Tail, answer, concentration, consensus, flip, margins, settle
 
@@ -73,8 +74,9 @@ OF_REGIONS = (
     (REGIONS, JURIES[2]),
 )
 OF_OTHERS = tuple((jury,) for jury in JURIES)
-# Of the false positives that regions are granted, the share of all sizes together; the rest is the largest's by itself.
-TOGETHER = 0.8
+# How much more than other evidence it counts that a picture is not like those of its class, and the smallest share of
+# innocent pictures it is taken to tell of.
+ATYPICAL, RAREST = 2.0, 1e-3
 # The share of the reference pictures that may be triggered.
 TOLERATED = 0.02
 # How far beyond the threshold reference pictures are still taken for innocent ones, five times as rare as is flagged,
@@ -83,7 +85,7 @@ INNOCENT, FEW = math.log10(5), 2.5
 # Of all false positives, the share that universal perturbations are granted.
 BORNE = 0.1
 # What can be left out, to see what it gives.
-PARTS = ("first-look", "transplant", "concentration", "flip", "whole", "universal", "refinement")
+PARTS = ("first-look", "transplant", "concentration", "flip", "typicality", "whole", "universal", "refinement")
 # Of the option prior: look for a backdoor in the model first.
 SCAN = "scan"
 # How far logits of the same model may lie apart on two machines.
@@ -163,6 +165,10 @@ class Verified:
         ]
         measured = _Measured(*map(torch.cat, zip(*batches, strict=True)))
         gathered, brought, flipped = measured.gathered, measured.brought, measured.flipped
+        num_classes = answer(model, jury[:1], batch_size=batch_size).shape[1]
+        distances = held_out(measured.features, measured.labels, num_classes)
+        distance = Tail.fit(distances)
+        strange = self._strangeness(distance, distances)
         resistance = torch.stack([brought.mean(0), brought.std(0).clamp(min=LEAST_SPREAD)])
         relative = in_units(brought, resistance)
         agreed = consensus(relative)
@@ -175,7 +181,7 @@ class Verified:
         glancing = int(_agreement(glances, left.amax(1)).argmax())
         answers = answer(model, probes, batch_size=batch_size)
 
-        law = partial(Law.fit, labels=measured.labels, num_classes=answers.shape[1])
+        law = partial(Law.fit, labels=measured.labels, num_classes=num_classes)
         # Not of patterns: that would flag more than is stated (docs/purification.md).
         of_region = partial(law, tolerated=math.ceil(TOLERATED * len(others)))
         universals: tuple[Universal, ...] = ()
@@ -184,32 +190,31 @@ class Verified:
         looks, gathering = tuple(map(Tail.fit, looked.unbind(1))), Tail.fit(gathered)
         alone = tuple(map(law, left.unbind(1)))
         lost = (of_region(flipped[:, 0]), *map(law, flipped[:, 1:].unbind(1)))
-        # The largest counts by itself, too.
-        sizes = (*map(of_region, carried[:, :-1].unbind(1)), of_region(carried[:, -1], short=True))
+        sizes = tuple(map(of_region, carried.unbind(1)))
         together = [
-            self._of_region(gathering, sizes, lost[0], gathered, carried, flipped[:, 0]),
+            strange + self._of_region(gathering, sizes, lost[0], gathered, carried, flipped[:, 0]),
             *(
                 self._of_pattern(alone[place], lost[1 + place], left[:, place], flipped[:, 1 + place])
                 for place in range(PATTERNS)
             ),
         ]
-        suspicion = _suspicion(gathering, looks[0], gathered, looked[:, 0])
+        suspicion = strange + _suspicion(gathering, looks[0], gathered, looked[:, 0])
         suspicious = suspicion.quantile(1 - UNCLEARED[0]).item()
         further = (suspicion + looks[1].surprise(looked[:, 1].double()))[suspicion >= suspicious]
         thresholds = suspicious, further.quantile(1 - UNCLEARED[1] / UNCLEARED[0]).item()
         glance, prominence = Tail.fit(glances[:, glancing]), Tail.fit(measured.prominence)
-        faint = (
-            _suspicion(prominence, glance, measured.prominence, glances[:, glancing])
-            .quantile(1 - UNCLEARED_WHOLE)
-            .item()
-        )
+        faint = strange + _suspicion(prominence, glance, measured.prominence, glances[:, glancing])
         calibration = Calibration(
             probes=probes,
             logits=answers,
             resistance=resistance,
             suspicious=(-math.inf, -math.inf) if self.without == "first-look" else thresholds,
             glancing=glancing,
-            faint={"first-look": -math.inf, "whole": math.inf}.get(self.without or "", faint),
+            faint={"first-look": -math.inf, "whole": math.inf}.get(
+                self.without or "", faint.quantile(1 - UNCLEARED_WHOLE).item()
+            ),
+            typicality=Typicality.fit(measured.features, measured.labels, num_classes),
+            distance=distance,
             looks=looks,
             concentration=gathering,
             glance=glance,
@@ -232,8 +237,8 @@ class Verified:
     def _measure(
         self, model: nn.Module, images: Tensor, jury: Tensor, prior: Prior | None, *, batch_size: int
     ) -> _Measured:
-        _, heat, logits = self.locate(model, images)
-        labels, patterns = logits.argmax(1), self.patterns(images, heat)
+        seen = self.see(model, images)
+        heat, labels, patterns = seen.heat, seen.labels, self.patterns(images, seen.heat)
         brought = [
             carried_by_regions(model, images, heat, labels, jury, batch_size=batch_size),
             *(add_pattern(model, pattern.added, labels, jury, batch_size=batch_size)[:, None] for pattern in patterns),
@@ -245,7 +250,8 @@ class Verified:
         ]
         return _Measured(
             labels=labels,
-            gathered=concentration(heat, SUSPECTED[0]),
+            features=seen.features,
+            gathered=seen.gathered,
             prominence=STILLER.prominence(images),
             glances=look_at_whole(model, patterns, labels, jury, batch_size=batch_size),
             brought=torch.cat(brought, 1),
@@ -311,27 +317,34 @@ class Verified:
         """The score from which on a picture is flagged."""
         return -math.log10(self.false_positive_rate)
 
-    def locate(self, model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the localizer's maps (N, L, H, W), the heat that counts (N, 1, H, W) and the logits (N, C)."""
-        with recorded_outputs(model) as outputs:
+    def see(self, model: nn.Module, images: Tensor) -> Seen:
+        """Return what one forward and one backward tell of ``images`` (N, 3, H, W)."""
+        with recorded_outputs(model) as outputs, recorded_outputs(deepest(model, images)) as maps:
             heatmaps = self.localizer(model, images)
-        return heatmaps, heatmaps.mean(1, keepdim=True), outputs[-1]
+        heat, logits = heatmaps.mean(1, keepdim=True), outputs[-1]
+        gathered = concentration(heat, SUSPECTED[0])
+        return Seen(images, heatmaps, heat, gathered, summarize(maps[-1]), logits, logits.argmax(1))
 
-    def judge_regions(self, gathered: Tensor, carried: Tensor, flipped: Tensor) -> Tensor:
+    def strangeness(self, seen: Seen) -> Tensor:
+        """Return how far pictures are from those of their classes, as evidence (N,): a surprise, not negative."""
+        calibration = self.calibrated()
+        return self._strangeness(calibration.distance, calibration.typicality.distance(seen.features, seen.labels))
+
+    def _strangeness(self, distance: Tail, distances: Tensor) -> Tensor:
+        if self.without == "typicality":
+            return torch.zeros_like(distances)
+        return ATYPICAL * _beyond(distance, distances).clamp(max=-math.log10(RAREST))
+
+    def judge_regions(self, gathered: Tensor, carried: Tensor, flipped: Tensor, strange: Tensor) -> Tensor:
         """Return the surprise (N,) of pictures whose regions carry their class by the margins ``carried`` (N, S).
 
         The regions lie in one another: what a small trigger does, all of them do. So the sizes' surprises are added,
-        with those of the `concentration` (N,) of the heat and of the flip (N,). A trigger that is larger than most
-        of them may show in the largest alone.
+        with those of the `concentration` (N,) of the heat and of the flip (N,), and the `strangeness` (N,).
         """
         calibration = self.calibrated()
         gathering, margins, lost = calibration.concentration, calibration.margins, calibration.flips[0]
-        joint = self._of_region(gathering, margins, lost, gathered, carried, flipped)
-        found = calibration.joint[0].surprise(joint) + math.log10(TOGETHER)
-        if self.without != "transplant":
-            largest = margins[-1].surprise(carried[:, -1]) + math.log10(1 - TOGETHER)
-            found = torch.maximum(found, largest)
-        return found - self._chances
+        joint = strange + self._of_region(gathering, margins, lost, gathered, carried, flipped)
+        return calibration.joint[0].surprise(joint) - self._chances
 
     def judge_sizes(self, carried: Tensor) -> Tensor:
         """Return the surprise (N, S) of a region of each size by itself, from the margins ``carried`` (N, S)."""
@@ -418,7 +431,7 @@ class Verified:
         size = self.calibrated().probes.shape[2:]
         if images.shape[2:] != size:
             raise mismatch("images", f"shape (N, 3, {size[0]}, {size[1]}), as the reference", tuple(images.shape))
-        seen = self._see(model, images)
+        seen = self.see(model, images)
         by_prior, places = self._judge_place(model, seen, batch_size=batch_size)
         by_universal = F.pad(self.judge_universals(images, seen.labels), (1, 0), value=-math.inf).amax(1)
         bearing = by_universal >= self.threshold
@@ -430,10 +443,10 @@ class Verified:
         # universal perturbation does.
         unexplained = bearing & ~regional
         asked = looked.faint & (by_small < self.threshold) & ~unexplained
-        by_noise, still = self._judge_pattern(0, model, looked.noise, seen, asked, batch_size=batch_size)
+        by_noise, still = self._judge_pattern(0, model, seen, looked, asked, batch_size=batch_size)
         # Nor does what noise explains need waves.
         asked_waves = looked.faint & (by_noise < self.threshold) & ~unexplained
-        by_waves, _ = self._judge_pattern(1, model, looked.waves, seen, asked_waves, batch_size=batch_size)
+        by_waves, _ = self._judge_pattern(1, model, seen, looked, asked_waves, batch_size=batch_size)
         by_pattern = torch.maximum(by_noise, by_waves)
         by_whole = torch.maximum(by_pattern, by_universal)
         diffuse = by_whole >= self.threshold
@@ -443,7 +456,7 @@ class Verified:
         if len(spread):
             rows = unexplained.nonzero()[:, 0]
             if len(rows):
-                still.put(rows, self._without(model, looked.noise, rows, batch_size=batch_size))
+                still.put(rows, self._without(model, looked.patterns[0], rows, batch_size=batch_size))
             whole = self._restore_whole(
                 model,
                 images[spread],
@@ -486,17 +499,13 @@ class Verified:
             stages=tuple(stages[stage] for stage in torch.where(flagged, 2 + stuck.long(), examined.long()).tolist()),
         )
 
-    def _see(self, model: nn.Module, images: Tensor) -> _Seen:
-        heatmaps, heat, logits = self.locate(model, images)
-        return _Seen(images, heatmaps, heat, concentration(heat, SUSPECTED[0]), logits, logits.argmax(1))
-
-    def _look(self, model: nn.Module, seen: _Seen, accused: Tensor, *, batch_size: int) -> _Looked:
+    def _look(self, model: nn.Module, seen: Seen, accused: Tensor, *, batch_size: int) -> _Looked:
         """Take the first looks, which clear most pictures, but no regions of those that are ``accused`` (N,)."""
         calibration, images, heat, labels = self.calibrated(), seen.images, seen.heat, seen.labels
         probes = calibration.probes.to(images.device)
-        found = images.new_zeros(len(images), len(LOOKS))
+        found, strange = images.new_zeros(len(images), len(LOOKS)), self.strangeness(seen)
         found[:, 0] = look_at_region(0, model, images, heat, labels, probes, batch_size=batch_size)
-        suspicion = _suspicion(calibration.concentration, calibration.looks[0], seen.gathered, found[:, 0])
+        suspicion = strange + _suspicion(calibration.concentration, calibration.looks[0], seen.gathered, found[:, 0])
         doubt = suspicion - calibration.suspicious[0]
         again = ((doubt >= 0) | accused).nonzero()[:, 0]
         found[again, 1] = look_at_region(
@@ -504,15 +513,15 @@ class Verified:
         )
         both = suspicion[again] + calibration.looks[1].surprise(found[again, 1].double())
         doubt[again] = both - calibration.suspicious[1]
-        noise, waves = self.patterns(images, heat)
-        glanced = probes[calibration.glancing, None]
-        glances = look_at_whole(model, (noise, waves), labels, glanced, batch_size=batch_size)[:, 0]
+        patterns, glanced = self.patterns(images, heat), probes[calibration.glancing, None]
+        glances = look_at_whole(model, patterns, labels, glanced, batch_size=batch_size)[:, 0]
         prominence = STILLER.prominence(images)
-        faint = _suspicion(calibration.prominence, calibration.glance, prominence, glances) >= calibration.faint
-        return _Looked(found, doubt, ((doubt >= 0) | accused).nonzero()[:, 0], noise, waves, faint)
+        glance = strange + _suspicion(calibration.prominence, calibration.glance, prominence, glances)
+        suspects = ((doubt >= 0) | accused).nonzero()[:, 0]
+        return _Looked(strange, found, doubt, suspects, patterns, glance >= calibration.faint)
 
     def _examine_regions(
-        self, model: nn.Module, seen: _Seen, looked: _Looked, *, batch_size: int
+        self, model: nn.Module, seen: Seen, looked: _Looked, *, batch_size: int
     ) -> tuple[Tensor, Tensor, Restored]:
         """Put regions on the probes, of the pictures that first looks left.
 
@@ -534,11 +543,15 @@ class Verified:
             )
             return calibration.against(margin, sizes, jury)
 
+        def judge_regions(which: Tensor, carried: Tensor) -> Tensor:
+            rows = suspects[which]
+            return self.judge_regions(seen.gathered[rows], carried, flipped[which], looked.strange[rows])
+
         def judge(which: Tensor, carried: Tensor) -> Tensor:
             rows = suspects[which]
             # Whether a small region explains the class matters where noise may do so, too.
             small = self.judge_sizes(carried)[:, 0].where(looked.faint[rows], -math.inf)
-            return torch.stack([self.judge_regions(seen.gathered[rows], carried, flipped[which]), small], 1)
+            return torch.stack([judge_regions(which, carried), small], 1)
 
         known = looked.found.new_full((len(suspects), len(SUSPECTED), PROBES), math.nan)
         for which, (place, probe) in enumerate(LOOKS):
@@ -547,18 +560,19 @@ class Verified:
         carried = settle(put, judge, self.threshold, known, OF_REGIONS)
         by_region = torch.full((len(images),), -math.inf, dtype=torch.float64, device=images.device)
         by_small = by_region.clone()
-        by_region[suspects] = self.judge_regions(seen.gathered[suspects], carried, flipped)
+        by_region[suspects] = judge_regions(torch.arange(len(suspects), device=suspects.device), carried)
         by_small[suspects] = self.judge_sizes(carried)[:, 0]
         return by_region, by_small, cooled
 
     def _judge_pattern(
-        self, place: int, model: nn.Module, pattern: Pattern, seen: _Seen, asked: Tensor, *, batch_size: int
+        self, place: int, model: nn.Module, seen: Seen, looked: _Looked, asked: Tensor, *, batch_size: int
     ) -> tuple[Tensor, Restored]:
         """Return the surprise (N,) of one of the `patterns`, and the pictures without it.
 
         Where it is not ``asked`` for (N,), minus infinity and the pictures as they came.
         """
-        calibration, added, labels = self.calibrated(), pattern.added, seen.labels
+        calibration, pattern, labels = self.calibrated(), looked.patterns[place], seen.labels
+        added = pattern.added
         probes = calibration.probes.to(added.device)
         found = torch.full((len(added),), -math.inf, dtype=torch.float64, device=added.device)
         without, rows = seen.untouched()._replace(masks=torch.ones_like(seen.heat)), asked.nonzero()[:, 0]
@@ -583,7 +597,7 @@ class Verified:
         images = pattern.without[rows]
         return self._restoration(model, batch_size).of(images, torch.ones_like(images[:, :1]))
 
-    def _judge_place(self, model: nn.Module, seen: _Seen, *, batch_size: int) -> tuple[Tensor, Tensor]:
+    def _judge_place(self, model: nn.Module, seen: Seen, *, batch_size: int) -> tuple[Tensor, Tensor]:
         """Return the surprise (N,) of what stands where a known trigger lies, and that place (N, 1, H, W).
 
         Of pictures of other classes than the known one it is minus infinity, and the place empty.
@@ -675,6 +689,7 @@ class _Measured(NamedTuple):
 
     Args:
         labels: the model's classes (N,).
+        features: what their last maps are like (N, D).
         gathered: concentration of the heat (N,).
         prominence: of the wave that stands out (N,).
         glances: how surely what is faint carries the class to each of the probes (N, P).
@@ -683,6 +698,7 @@ class _Measured(NamedTuple):
     """
 
     labels: Tensor
+    features: Tensor
     gathered: Tensor
     prominence: Tensor
     glances: Tensor
@@ -690,7 +706,7 @@ class _Measured(NamedTuple):
     flipped: Tensor
 
 
-class _Seen(NamedTuple):
+class Seen(NamedTuple):
     """Pictures, and what one forward and one backward tell of them.
 
     Args:
@@ -698,6 +714,7 @@ class _Seen(NamedTuple):
         heatmaps: the localizer's maps (N, L, H, W).
         heat: the one that counts (N, 1, H, W).
         gathered: its concentration (N,).
+        features: what the last maps are like (N, D).
         logits: the model's answer (N, C).
         labels: its class (N,).
     """
@@ -706,6 +723,7 @@ class _Seen(NamedTuple):
     heatmaps: Tensor
     heat: Tensor
     gathered: Tensor
+    features: Tensor
     logits: Tensor
     labels: Tensor
 
@@ -718,19 +736,19 @@ class _Looked(NamedTuple):
     """What first looks told.
 
     Args:
+        strange: how far pictures are from those of their classes, as evidence (N,).
         found: how surely regions carried their class to the probes of `LOOKS` (N, L); 0 where that was not asked.
         doubt: how far beyond what clears it a picture looked, at the last look at regions that it took (N,).
         suspects: the pictures whose regions are to be examined (K,).
-        noise: the first of the patterns.
-        waves: the second.
+        patterns: noise and waves.
         faint: whether they are to be examined (N,).
     """
 
+    strange: Tensor
     found: Tensor
     doubt: Tensor
     suspects: Tensor
-    noise: Pattern
-    waves: Pattern
+    patterns: tuple[Pattern, Pattern]
     faint: Tensor
 
 
