@@ -353,7 +353,7 @@ def _draw_probes(sheet: _Sheet, evidence: Evidence) -> None:
         "Margin: by how much the logit of the class exceeds the largest other one, on all those pictures but one. "
         f"Guilty is what at most 1 in {10**evidence.threshold:,.0f} innocent pictures reach, by a law fitted to "
         "reference pictures. The verdict adds up all sizes, the heat, what the picture is without the part, and how "
-        f"far it is from others of its class as the model sees them. ({_rarity(evidence.strange)})",
+        "far it is from others of its class.",
     )
 
 
@@ -440,6 +440,9 @@ def _draw_verdict(sheet: _Sheet, explanation: Explanation) -> None:
     else:
         lines = ["No part in question takes the class along as triggers do; it is passed on as it came."]
     if evidence:
+        lines.append(
+            f"How far the picture is from others of its class, as the model sees it: {_rarity(evidence.strange)}"
+        )
         score = _signed(purified.scores[0].item())
         lines.append(
             f"Score (minus the decimal logarithm of the share of innocent pictures that look as suspicious): {score}; "

@@ -99,20 +99,22 @@ class Verified:
     *Locate*: gradient times activation. *Verify*: the hottest regions, of several sizes, are put on reference pictures;
     a trigger brings its class along to all of them by a margin, and gathers the heat to a degree, that innocent regions
     of that size do not reach (the test of SentiNet, Chou et al. 2020, arXiv 1812.00292, measured in logits), and takes
-    it away more surely when it is removed. *Remove, restore*: of a picture of the class that the model takes to most
-    readily, what bears most of what leads there (a universal perturbation) is inpainted; where that does not settle it,
-    and of other classes, what decides between the picture and its restoration, again and again until the class is
-    another one and stays so. Where no small region explains the class and the noise, what is weak in the cosine
-    transform, brings the class along when it is added to reference pictures, or where the waves that smoothing takes
-    off outside the hottest quarter do so, the trigger is diffuse: the noise is taken off and, where that leaves the
-    class, the wave that stands out, or more noise. So it is where a picture of the class that the model takes to most
-    readily bears more than others of that perturbation, which is then taken off, too, as far as the picture bears it;
-    where that leaves the class, what bears most of it is inpainted. *Strike*: where the picture keeps the class through
-    all of that, what made it is proven all the same, and the likeliest other one is the answer.
+    it away more surely when it is removed; and what the model sees in the picture is not what it sees in others of that
+    class (`Typicality`, Lee et al. 2018, arXiv 1807.03888). *Remove, restore*: of a picture of the class that the model
+    takes to most readily, what bears most of what leads there (a universal perturbation) is inpainted; where that does
+    not settle it, and of other classes, what decides between the picture and its restoration, again and again until the
+    class is another one and stays so. Where no small region explains the class and the noise, what is weak in the
+    cosine transform, brings the class along when it is added to reference pictures, or where the waves that smoothing
+    takes off outside the hottest quarter do so, the trigger is diffuse: the noise is taken off and, where that leaves
+    the class, the wave that stands out, or more noise. So it is where a picture of the class that the model takes to
+    most readily bears more than others of that perturbation, which is then taken off, too, as far as the picture bears
+    it; where that leaves the class, what bears most of it is inpainted. *Strike*: where the picture keeps the class
+    through all of that, what made it is proven all the same, and the likeliest other one is the answer.
 
     First looks clear most pictures for the price of a backward and three forwards: one region on one other picture
     beside the concentration of the heat, another one on another picture where that leaves doubt, and what is faint, all
-    over the picture, added to one other picture beside how far a wave stands out of the spectrum.
+    over the picture, added to one other picture beside how far a wave stands out of the spectrum; each beside how far
+    the picture is from others of its class.
 
     A score is ``-log10`` of the share of innocent pictures that look as suspicious, by a law fitted to the reference
     pictures alone, and, of noise and waves, less by what some of these reach beyond the threshold; a picture is flagged
@@ -130,9 +132,9 @@ class Verified:
         prior: a file that ``februus scan`` wrote, or ``scan``: Neural Cleanse looks for a backdoor when it is fitted.
         seed: of the choice of probes among the reference pictures.
         without: a part that is left out, for ablations: ``first-look`` examines every picture, ``transplant``,
-            ``concentration`` and ``flip`` leave the others to judge regions (and the last one to judge patterns, too),
-            ``whole`` knows only regions, ``universal`` no universal perturbations, ``refinement`` removes the smallest
-            suspected region as it is.
+            ``concentration``, ``flip`` and ``typicality`` leave the others to judge regions (``flip`` to judge
+            patterns, too, and ``typicality`` to take first looks), ``whole`` knows only regions, ``universal`` no
+            universal perturbations, ``refinement`` removes the smallest suspected region as it is.
         calibration: made by `fit`.
     """
 
@@ -442,10 +444,12 @@ class Verified:
         # What a small region explains needs no noise that explains it, nor does what no region explains, where a
         # universal perturbation does.
         unexplained = bearing & ~regional
-        asked = looked.faint & (by_small < self.threshold) & ~unexplained
+        # That a picture is not like its class needs none where a region explains it.
+        faint = torch.where(regional, looked.faint, looked.fainter)
+        asked = faint & (by_small < self.threshold) & ~unexplained
         by_noise, still = self._judge_pattern(0, model, seen, looked, asked, batch_size=batch_size)
         # Nor does what noise explains need waves.
-        asked_waves = looked.faint & (by_noise < self.threshold) & ~unexplained
+        asked_waves = faint & (by_noise < self.threshold) & ~unexplained
         by_waves, _ = self._judge_pattern(1, model, seen, looked, asked_waves, batch_size=batch_size)
         by_pattern = torch.maximum(by_noise, by_waves)
         by_whole = torch.maximum(by_pattern, by_universal)
@@ -516,9 +520,9 @@ class Verified:
         patterns, glanced = self.patterns(images, heat), probes[calibration.glancing, None]
         glances = look_at_whole(model, patterns, labels, glanced, batch_size=batch_size)[:, 0]
         prominence = STILLER.prominence(images)
-        glance = strange + _suspicion(calibration.prominence, calibration.glance, prominence, glances)
-        suspects = ((doubt >= 0) | accused).nonzero()[:, 0]
-        return _Looked(strange, found, doubt, suspects, patterns, glance >= calibration.faint)
+        glance = _suspicion(calibration.prominence, calibration.glance, prominence, glances)
+        faint, fainter = glance >= calibration.faint, strange + glance >= calibration.faint
+        return _Looked(strange, found, doubt, ((doubt >= 0) | accused).nonzero()[:, 0], patterns, faint, fainter)
 
     def _examine_regions(
         self, model: nn.Module, seen: Seen, looked: _Looked, *, batch_size: int
@@ -741,7 +745,8 @@ class _Looked(NamedTuple):
         doubt: how far beyond what clears it a picture looked, at the last look at regions that it took (N,).
         suspects: the pictures whose regions are to be examined (K,).
         patterns: noise and waves.
-        faint: whether they are to be examined (N,).
+        faint: whether they are to be examined, whatever regions tell (N,).
+        fainter: whether they are where no region explains the class (N,).
     """
 
     strange: Tensor
@@ -750,6 +755,7 @@ class _Looked(NamedTuple):
     suspects: Tensor
     patterns: tuple[Pattern, Pattern]
     faint: Tensor
+    fainter: Tensor
 
 
 def _agreement(margins: Tensor, said: Tensor) -> Tensor:
