@@ -75,8 +75,8 @@ OF_REGIONS = (
 )
 OF_OTHERS = tuple((jury,) for jury in JURIES)
 # How much more than other evidence it counts that a picture is not like those of its class, and the smallest share of
-# innocent pictures it is taken to tell of.
-ATYPICAL, RAREST = 2.0, 1e-3
+# innocent pictures it is taken to tell of; the share of its distance that is left, at most, by what made it so.
+ATYPICAL, RAREST, LEFT = 2.0, 1e-3, 0.7
 # The share of the reference pictures that may be triggered.
 TOLERATED = 0.02
 # How far beyond the threshold reference pictures are still taken for innocent ones, five times as rare as is flagged,
@@ -337,6 +337,14 @@ class Verified:
             return torch.zeros_like(distances)
         return ATYPICAL * _beyond(distance, distances).clamp(max=-math.log10(RAREST))
 
+    def _stays_strange(self, model: nn.Module, restored: Restored, seen: Seen, batch_size: int) -> Tensor:
+        """Return which of the restored pictures (N,) are nearly as far from their classes as they were from theirs."""
+        typicality, images = self.calibrated().typicality, restored.images
+        with recorded_outputs(deepest(model, images)) as maps:
+            answer(model, images, batch_size=batch_size)
+        now = typicality.distance(torch.cat([summarize(part) for part in maps]), restored.logits.argmax(1))
+        return now > LEFT * typicality.distance(seen.features, seen.labels)
+
     def judge_regions(self, gathered: Tensor, carried: Tensor, flipped: Tensor, strange: Tensor) -> Tensor:
         """Return the surprise (N,) of pictures whose regions carry their class by the margins ``carried`` (N, S).
 
@@ -438,8 +446,8 @@ class Verified:
         by_universal = F.pad(self.judge_universals(images, seen.labels), (1, 0), value=-math.inf).amax(1)
         bearing = by_universal >= self.threshold
         looked = self._look(model, seen, (by_prior >= self.threshold) | bearing, batch_size=batch_size)
-        by_region, by_small, cooled = self._examine_regions(model, seen, looked, batch_size=batch_size)
-        by_region, by_small = torch.maximum(by_region, by_prior), torch.maximum(by_small, by_prior)
+        *judged, cooled = self._examine_regions(model, seen, looked, batch_size=batch_size)
+        by_region, by_region_alone, by_small = (torch.maximum(found, by_prior) for found in judged)
         regional = by_region >= self.threshold
         # What a small region explains needs no noise that explains it, nor does what no region explains, where a
         # universal perturbation does.
@@ -473,17 +481,25 @@ class Verified:
         # Where a region explains the class, too, and the whole picture keeps it, the region goes.
         guilty = (regional & result.keeps(seen.labels)).nonzero()[:, 0]
         if len(guilty):
-            result.put(
-                guilty,
-                self._remove(
-                    model,
-                    images[guilty],
-                    cooled.take(guilty),
-                    seen.labels[guilty],
-                    places[guilty],
-                    batch_size=batch_size,
-                ),
+            removed = self._remove(
+                model,
+                images[guilty],
+                cooled.take(guilty),
+                seen.labels[guilty],
+                places[guilty],
+                batch_size=batch_size,
             )
+            # Where another class came of it that the picture is as unlike, what is strange is still there. So that it
+            # was is no evidence against the region.
+            doubtful = looked.strange[guilty] > 0
+            doubtful &= ~diffuse[guilty] & ~removed.keeps(seen.labels[guilty])
+            rows = doubtful.nonzero()[:, 0]
+            if len(rows):
+                doubtful[rows] = self._stays_strange(model, removed.take(rows), seen.take(guilty[rows]), batch_size)
+            by_region[guilty[doubtful]] = by_region_alone[guilty[doubtful]]
+            regional = by_region >= self.threshold
+            convicted = regional[guilty]
+            result.put(guilty[convicted], removed.take(convicted))
         examined = by_region.isfinite() | by_pattern.isfinite()
         flagged = regional | diffuse
         stages = ("locate", "verify", "classify", "strike")
@@ -526,12 +542,12 @@ class Verified:
 
     def _examine_regions(
         self, model: nn.Module, seen: Seen, looked: _Looked, *, batch_size: int
-    ) -> tuple[Tensor, Tensor, Restored]:
+    ) -> tuple[Tensor, Tensor, Tensor, Restored]:
         """Put regions on the probes, of the pictures that first looks left.
 
         Returns:
-            the surprise (N,) of regions, and that of the smallest by itself, minus infinity elsewhere; the pictures
-            without the smallest, elsewhere as they came.
+            the surprise (N,) of regions, the same as if no picture were strange, and that of the smallest by itself,
+            minus infinity elsewhere; the pictures without the smallest, elsewhere as they came.
         """
         calibration, images, heat, labels = self.calibrated(), seen.images, seen.heat, seen.labels
         suspects, probes = looked.suspects, calibration.probes.to(images.device)
@@ -547,26 +563,27 @@ class Verified:
             )
             return calibration.against(margin, sizes, jury)
 
-        def judge_regions(which: Tensor, carried: Tensor) -> Tensor:
+        def judge_regions(which: Tensor, carried: Tensor, strange: Tensor) -> Tensor:
             rows = suspects[which]
-            return self.judge_regions(seen.gathered[rows], carried, flipped[which], looked.strange[rows])
+            return self.judge_regions(seen.gathered[rows], carried, flipped[which], strange[rows])
 
         def judge(which: Tensor, carried: Tensor) -> Tensor:
             rows = suspects[which]
             # Whether a small region explains the class matters where noise may do so, too.
             small = self.judge_sizes(carried)[:, 0].where(looked.faint[rows], -math.inf)
-            return torch.stack([judge_regions(which, carried), small], 1)
+            return torch.stack([judge_regions(which, carried, looked.strange), small], 1)
 
         known = looked.found.new_full((len(suspects), len(SUSPECTED), PROBES), math.nan)
         for which, (place, probe) in enumerate(LOOKS):
             jury = slice(probe, probe + 1)
             known[:, place, jury] = calibration.against(looked.found[suspects, which, None], place, jury)
         carried = settle(put, judge, self.threshold, known, OF_REGIONS)
-        by_region = torch.full((len(images),), -math.inf, dtype=torch.float64, device=images.device)
-        by_small = by_region.clone()
-        by_region[suspects] = judge_regions(torch.arange(len(suspects), device=suspects.device), carried)
-        by_small[suspects] = self.judge_sizes(carried)[:, 0]
-        return by_region, by_small, cooled
+        everyone, nothing = torch.arange(len(suspects), device=suspects.device), torch.zeros_like(looked.strange)
+        found = torch.full((3, len(images)), -math.inf, dtype=torch.float64, device=images.device)
+        found[0, suspects] = judge_regions(everyone, carried, looked.strange)
+        found[1, suspects] = judge_regions(everyone, carried, nothing)
+        found[2, suspects] = self.judge_sizes(carried)[:, 0]
+        return found[0], found[1], found[2], cooled
 
     def _judge_pattern(
         self, place: int, model: nn.Module, seen: Seen, looked: _Looked, asked: Tensor, *, batch_size: int
@@ -730,6 +747,10 @@ class Seen(NamedTuple):
     features: Tensor
     logits: Tensor
     labels: Tensor
+
+    def take(self, rows: Tensor) -> Self:
+        """Return some of them."""
+        return type(self)(*(one[rows] for one in self))
 
     def untouched(self) -> Restored:
         """Return them as they came, to be overwritten where something is restored."""

@@ -967,6 +967,32 @@ def test_what_is_not_like_its_class_is_strange(patched: Case) -> None:
     assert triggered.median() > clean.quantile(0.95)
 
 
+def test_what_was_strange_goes_with_the_trigger(patched: Case) -> None:
+    preset, seen = verified(patched.purifier), verified(patched.purifier).see(patched.model, patched.triggered)
+    for images, stays in ((patched.untriggered.floats(), False), (patched.triggered, True)):
+        restored = preset._restoration(patched.model, 64).of(images, torch.ones_like(images[:, :1]))
+        assert share(preset._stays_strange(patched.model, restored, seen, 64) == stays) > 0.9
+
+
+def test_what_stays_strange_once_its_region_is_gone_is_no_evidence_against_it(
+    patched: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preset, images = verified(patched.purifier), patched.clean.floats(slice(60))
+    monkeypatch.setattr(Verified, "strangeness", lambda _, seen: torch.full((len(seen.images),), 9.0).double())
+    monkeypatch.setattr(Verified, "_stays_strange", lambda *_: torch.zeros(len(_[2].images), dtype=torch.bool))
+    accused = preset(patched.model, images, batch_size=64)
+    monkeypatch.setattr(Verified, "_stays_strange", lambda *_: torch.ones(len(_[2].images), dtype=torch.bool))
+    acquitted = preset(patched.model, images, batch_size=64)
+    changed = accused.labels != accused.logits_before.argmax(1)
+    assert share(accused.flagged) > 0.5
+    assert (accused.flagged & changed).any()
+    # All whose class it changed, as no region explains one by itself; those that keep it stay accused.
+    assert not acquitted.flagged[changed].any()
+    assert torch.equal(acquitted.flagged[~changed], accused.flagged[~changed])
+    assert torch.equal(acquitted.images[~acquitted.flagged], images[~acquitted.flagged])
+    assert torch.equal(acquitted.flagged, acquitted.scores >= preset.threshold)
+
+
 def test_without_typicality_nothing_is_strange(patched: Case) -> None:
     preset = verified(without(patched, "typicality"))
     assert not preset.strangeness(preset.see(patched.model, patched.triggered)).any()
