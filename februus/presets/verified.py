@@ -337,13 +337,21 @@ class Verified:
             return torch.zeros_like(distances)
         return ATYPICAL * _beyond(distance, distances).clamp(max=-math.log10(RAREST))
 
-    def _stays_strange(self, model: nn.Module, restored: Restored, seen: Seen, batch_size: int) -> Tensor:
-        """Return which of the restored pictures (N,) are nearly as far from their classes as they were from theirs."""
-        typicality, images = self.calibrated().typicality, restored.images
-        with recorded_outputs(deepest(model, images)) as maps:
-            answer(model, images, batch_size=batch_size)
-        now = typicality.distance(torch.cat([summarize(part) for part in maps]), restored.logits.argmax(1))
-        return now > LEFT * typicality.distance(seen.features, seen.labels)
+    def _stays_strange(
+        self, model: nn.Module, restored: Restored, distances: Tensor, asked: Tensor, *, batch_size: int
+    ) -> Tensor:
+        """Return which of the restored pictures (N,) are nearly as far from their classes as they were: ``distances``.
+
+        None for which it is not ``asked`` (N,).
+        """
+        found, rows = asked.clone(), asked.nonzero()[:, 0]
+        if len(rows):
+            images, labels = restored.images[rows], restored.logits[rows].argmax(1)
+            with recorded_outputs(deepest(model, images)) as maps:
+                answer(model, images, batch_size=batch_size)
+            now = self.calibrated().typicality.distance(torch.cat([summarize(part) for part in maps]), labels)
+            found[rows] = now > LEFT * distances[rows]
+        return found
 
     def judge_regions(self, gathered: Tensor, carried: Tensor, flipped: Tensor, strange: Tensor) -> Tensor:
         """Return the surprise (N,) of pictures whose regions carry their class by the margins ``carried`` (N, S).
@@ -491,12 +499,10 @@ class Verified:
             )
             # Where another class came of it that the picture is as unlike, what is strange is still there. So that it
             # was is no evidence against the region.
-            doubtful = looked.strange[guilty] > 0
-            doubtful &= ~diffuse[guilty] & ~removed.keeps(seen.labels[guilty])
-            rows = doubtful.nonzero()[:, 0]
-            if len(rows):
-                doubtful[rows] = self._stays_strange(model, removed.take(rows), seen.take(guilty[rows]), batch_size)
-            by_region[guilty[doubtful]] = by_region_alone[guilty[doubtful]]
+            asked = (looked.strange > 0)[guilty] & ~diffuse[guilty] & ~removed.keeps(seen.labels[guilty])
+            distances = self.calibrated().typicality.distance(seen.features, seen.labels)[guilty]
+            stays = guilty[self._stays_strange(model, removed, distances, asked, batch_size=batch_size)]
+            by_region[stays] = by_region_alone[stays]
             regional = by_region >= self.threshold
             convicted = regional[guilty]
             result.put(guilty[convicted], removed.take(convicted))
@@ -747,10 +753,6 @@ class Seen(NamedTuple):
     features: Tensor
     logits: Tensor
     labels: Tensor
-
-    def take(self, rows: Tensor) -> Self:
-        """Return some of them."""
-        return type(self)(*(one[rows] for one in self))
 
     def untouched(self) -> Restored:
         """Return them as they came, to be overwritten where something is restored."""

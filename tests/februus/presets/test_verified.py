@@ -968,10 +968,15 @@ def test_what_is_not_like_its_class_is_strange(patched: Case) -> None:
 
 
 def test_what_was_strange_goes_with_the_trigger(patched: Case) -> None:
-    preset, seen = verified(patched.purifier), verified(patched.purifier).see(patched.model, patched.triggered)
+    preset = verified(patched.purifier)
+    seen = preset.see(patched.model, patched.triggered)
+    distances = preset.calibrated().typicality.distance(seen.features, seen.labels)
     for images, stays in ((patched.untriggered.floats(), False), (patched.triggered, True)):
         restored = preset._restoration(patched.model, 64).of(images, torch.ones_like(images[:, :1]))
-        assert share(preset._stays_strange(patched.model, restored, seen, 64) == stays) > 0.9
+        asked = torch.arange(len(images)) % 3 > 0
+        found = preset._stays_strange(patched.model, restored, distances, asked, batch_size=64)
+        assert share(found[asked] == stays) > 0.9
+        assert not found[~asked].any()
 
 
 def test_what_stays_strange_once_its_region_is_gone_is_no_evidence_against_it(
@@ -979,9 +984,9 @@ def test_what_stays_strange_once_its_region_is_gone_is_no_evidence_against_it(
 ) -> None:
     preset, images = verified(patched.purifier), patched.clean.floats(slice(60))
     monkeypatch.setattr(Verified, "strangeness", lambda _, seen: torch.full((len(seen.images),), 9.0).double())
-    monkeypatch.setattr(Verified, "_stays_strange", lambda *_: torch.zeros(len(_[2].images), dtype=torch.bool))
+    monkeypatch.setattr(Verified, "_stays_strange", lambda *given, **_: torch.zeros_like(given[-1]))
     accused = preset(patched.model, images, batch_size=64)
-    monkeypatch.setattr(Verified, "_stays_strange", lambda *_: torch.ones(len(_[2].images), dtype=torch.bool))
+    monkeypatch.setattr(Verified, "_stays_strange", lambda *given, **_: given[-1])
     acquitted = preset(patched.model, images, batch_size=64)
     changed = accused.labels != accused.logits_before.argmax(1)
     assert share(accused.flagged) > 0.5
