@@ -28,7 +28,9 @@ class Typicality:
 
     A trigger makes a class, but not what the model sees in pictures of that class: its features lie elsewhere. All
     classes share one covariance. There are fewer pictures than features, so that it is drawn to its diagonal
-    (Schaefer and Strimmer 2005), and centres of classes with few pictures are drawn to that of all.
+    (Schaefer and Strimmer 2005), and centres of classes with few pictures are drawn to that of all. It is kept as the
+    few directions that pictures give; scikit-learn's covariances invert the whole, which thousands of features make
+    slow.
 
     Args:
         centres: of the classes (C, D).

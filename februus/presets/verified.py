@@ -167,7 +167,8 @@ class Verified:
         ]
         measured = _Measured(*map(torch.cat, zip(*batches, strict=True)))
         gathered, brought, flipped = measured.gathered, measured.brought, measured.flipped
-        num_classes = answer(model, jury[:1], batch_size=batch_size).shape[1]
+        answers = answer(model, jury, batch_size=batch_size)
+        num_classes = answers.shape[1]
         distances = held_out(measured.features, measured.labels, num_classes)
         distance = Tail.fit(distances)
         strange = self._strangeness(distance, distances)
@@ -181,7 +182,6 @@ class Verified:
         probes, resistance, glances = jury[ranks], resistance[..., ranks], measured.glances[:, ranks]
         looked = torch.stack([brought[:, place, ranks[rank]] for place, rank in LOOKS], 1)
         glancing = int(_agreement(glances, left.amax(1)).argmax())
-        answers = answer(model, probes, batch_size=batch_size)
 
         law = partial(Law.fit, labels=measured.labels, num_classes=num_classes)
         # Not of patterns: that would flag more than is stated (docs/purification.md).
@@ -208,7 +208,7 @@ class Verified:
         faint = strange + _suspicion(prominence, glance, measured.prominence, glances[:, glancing])
         calibration = Calibration(
             probes=probes,
-            logits=answers,
+            logits=answers[ranks],
             resistance=resistance,
             suspicious=(-math.inf, -math.inf) if self.without == "first-look" else thresholds,
             glancing=glancing,
@@ -499,9 +499,9 @@ class Verified:
             )
             # Where another class came of it that the picture is as unlike, what is strange is still there. So that it
             # was is no evidence against the region.
-            asked = (looked.strange > 0)[guilty] & ~diffuse[guilty] & ~removed.keeps(seen.labels[guilty])
-            distances = self.calibrated().typicality.distance(seen.features, seen.labels)[guilty]
-            stays = guilty[self._stays_strange(model, removed, distances, asked, batch_size=batch_size)]
+            doubtful = (looked.strange > 0)[guilty] & ~diffuse[guilty] & ~removed.keeps(seen.labels[guilty])
+            distances = self.calibrated().typicality.distance(seen.features[guilty], seen.labels[guilty])
+            stays = guilty[self._stays_strange(model, removed, distances, doubtful, batch_size=batch_size)]
             by_region[stays] = by_region_alone[stays]
             regional = by_region >= self.threshold
             convicted = regional[guilty]
@@ -569,25 +569,22 @@ class Verified:
             )
             return calibration.against(margin, sizes, jury)
 
-        def judge_regions(which: Tensor, carried: Tensor, strange: Tensor) -> Tensor:
-            rows = suspects[which]
-            return self.judge_regions(seen.gathered[rows], carried, flipped[which], strange[rows])
-
         def judge(which: Tensor, carried: Tensor) -> Tensor:
             rows = suspects[which]
             # Whether a small region explains the class matters where noise may do so, too.
             small = self.judge_sizes(carried)[:, 0].where(looked.faint[rows], -math.inf)
-            return torch.stack([judge_regions(which, carried, looked.strange), small], 1)
+            every = self.judge_regions(seen.gathered[rows], carried, flipped[which], looked.strange[rows])
+            return torch.stack([every, small], 1)
 
         known = looked.found.new_full((len(suspects), len(SUSPECTED), PROBES), math.nan)
         for which, (place, probe) in enumerate(LOOKS):
             jury = slice(probe, probe + 1)
             known[:, place, jury] = calibration.against(looked.found[suspects, which, None], place, jury)
         carried = settle(put, judge, self.threshold, known, OF_REGIONS)
-        everyone, nothing = torch.arange(len(suspects), device=suspects.device), torch.zeros_like(looked.strange)
+        strange, gathered = looked.strange[suspects], seen.gathered[suspects]
         found = torch.full((3, len(images)), -math.inf, dtype=torch.float64, device=images.device)
-        found[0, suspects] = judge_regions(everyone, carried, looked.strange)
-        found[1, suspects] = judge_regions(everyone, carried, nothing)
+        found[0, suspects] = self.judge_regions(gathered, carried, flipped, strange)
+        found[1, suspects] = self.judge_regions(gathered, carried, flipped, torch.zeros_like(strange))
         found[2, suspects] = self.judge_sizes(carried)[:, 0]
         return found[0], found[1], found[2], cooled
 
