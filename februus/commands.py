@@ -171,7 +171,7 @@ class PurifierOptions:
 
 
 def demo(*, output: Path = Path("februus-demo"), seed: int = 0, device: str = "auto") -> None:
-    """Backdoor a federated model of drawn traffic signs, then defend it; two to five minutes on two cores.
+    """Backdoor a federated model of drawn traffic signs, then defend it; two to seven minutes on two cores.
 
     Args:
         output: folder of the checkpoint, report.json and a panel of each preset; the same command goes on where it was
