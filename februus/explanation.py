@@ -229,7 +229,7 @@ def _try(purifier: Purifier, preset: Verified, image: Tensor, purified: Purified
         margin = consensus(left)
         patterns.append(candidate(pattern.added, nowhere, pattern.without, margin=margin, heat=None, score=score))
     universal = []
-    judged = preset.judge_universals(image, label)[0]
+    judged = preset.judge_universals(image, label, preset.strangeness(seen))[0]
     if judged.isfinite().any():
         removed = preset.take_off()[int(judged.argmax())](image)
         margin = consensus(add_pattern(model, image - removed, label, probes, batch_size=batch_size))
@@ -406,7 +406,7 @@ def _draw_verdict(sheet: _Sheet, explanation: Explanation) -> None:
     now = f"the model {'now' if changed else 'still'} says {said}"
     if purified.stages[0] == "strike":
         now = f"the model still says {before}; this is no answer, and the likeliest other one is {said}"
-    leading = f"more of a pattern that leads pictures to {before} than innocent pictures do."
+    leading = f"more of a pattern that leads pictures to {before} than innocent pictures as far from their class do."
     evidence, flagged = explanation.evidence, bool(purified.flagged[0])
     if evidence is None and touched:
         lines = [

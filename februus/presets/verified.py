@@ -392,17 +392,26 @@ class Verified:
         """Restore the smallest suspected region."""
         return self._restoration(model, batch_size).inpaint(images, top_fraction(heat, SUSPECTED[0]))
 
-    def judge_universals(self, images: Tensor, labels: Tensor) -> Tensor:
+    def judge_universals(self, images: Tensor, labels: Tensor, strange: Tensor) -> Tensor:
         """Return the surprise (N, K) of how much pictures (N, 3, H, W) bear of each of the `universals`.
 
-        Of pictures of other ``labels`` (N,) than theirs it is minus infinity. It takes no forward.
+        That they are ``strange`` (N,), too, is added, by Fisher's way of joining what is independent. Of pictures of
+        other ``labels`` (N,) than theirs it is minus infinity. It takes no forward.
         """
         calibration = self.calibrated()
         found = torch.full((len(images), len(calibration.universals)), -math.inf, dtype=torch.float64).to(images.device)
         for place, (one, law) in enumerate(zip(calibration.universals, calibration.borne, strict=True)):
-            surprise = law.surprise(one.borne(images)) + math.log10(BORNE / len(calibration.universals))
-            found[:, place] = torch.where(labels == one.label, surprise, -math.inf)
+            surprise = self._joined(law.surprise(one.borne(images)), strange)
+            granted = surprise + math.log10(BORNE / len(calibration.universals))
+            found[:, place] = torch.where(labels == one.label, granted, -math.inf)
         return found
+
+    def _joined(self, surprise: Tensor, strange: Tensor) -> Tensor:
+        """Return the surprise (N,) of a sum of two, the second of which is 0 for all but `Tail.SHARE` of pictures."""
+        if self.without == "typicality":
+            return surprise
+        total = surprise + strange / ATYPICAL
+        return total - torch.log10(1 + Tail.SHARE * math.log(10) * total.clamp(min=0))
 
     def take_off(self) -> list[Restorer]:
         """Return, for each of the `universals`, what takes off pictures what they bear of it beyond the usual."""
@@ -451,9 +460,10 @@ class Verified:
             raise mismatch("images", f"shape (N, 3, {size[0]}, {size[1]}), as the reference", tuple(images.shape))
         seen = self.see(model, images)
         by_prior, places = self._judge_place(model, seen, batch_size=batch_size)
-        by_universal = F.pad(self.judge_universals(images, seen.labels), (1, 0), value=-math.inf).amax(1)
+        strange = self.strangeness(seen)
+        by_universal = F.pad(self.judge_universals(images, seen.labels, strange), (1, 0), value=-math.inf).amax(1)
         bearing = by_universal >= self.threshold
-        looked = self._look(model, seen, (by_prior >= self.threshold) | bearing, batch_size=batch_size)
+        looked = self._look(model, seen, strange, (by_prior >= self.threshold) | bearing, batch_size=batch_size)
         *judged, cooled = self._examine_regions(model, seen, looked, batch_size=batch_size)
         by_region, by_region_alone, by_small = (torch.maximum(found, by_prior) for found in judged)
         regional = by_region >= self.threshold
@@ -525,11 +535,11 @@ class Verified:
             stages=tuple(stages[stage] for stage in torch.where(flagged, 2 + stuck.long(), examined.long()).tolist()),
         )
 
-    def _look(self, model: nn.Module, seen: Seen, accused: Tensor, *, batch_size: int) -> _Looked:
+    def _look(self, model: nn.Module, seen: Seen, strange: Tensor, accused: Tensor, *, batch_size: int) -> _Looked:
         """Take the first looks, which clear most pictures, but no regions of those that are ``accused`` (N,)."""
         calibration, images, heat, labels = self.calibrated(), seen.images, seen.heat, seen.labels
         probes = calibration.probes.to(images.device)
-        found, strange = images.new_zeros(len(images), len(LOOKS)), self.strangeness(seen)
+        found = images.new_zeros(len(images), len(LOOKS))
         found[:, 0] = look_at_region(0, model, images, heat, labels, probes, batch_size=batch_size)
         suspicion = strange + _suspicion(calibration.concentration, calibration.looks[0], seen.gathered, found[:, 0])
         doubt = suspicion - calibration.suspicious[0]

@@ -334,14 +334,19 @@ def test_what_leads_the_model_is_tried_on_pictures_of_that_class(
     (candidate,) = led.evidence.universal
     torch.testing.assert_close(image[0] - candidate.part, candidate.removed, rtol=0, atol=1e-6)
     assert candidate.part.abs().amax() > 0
+    strange = purifier.preset.strangeness(purifier.preset.see(purifier.model, image))
     assert candidate.score == pytest.approx(
-        purifier.preset.judge_universals(image, torch.tensor([label])).amax().item()
+        purifier.preset.judge_universals(image, torch.tensor([label]), strange).amax().item()
+    )
+    leading = (
+        f"It bears more of a pattern that leads pictures to class {label} "
+        "than innocent pictures as far from their class do."
     )
     whole = replace(led.purified, masks=torch.ones_like(led.purified.masks))
     candidates = (replace(candidate, score=50.0),)
     evidence = replace(led.evidence, universal=candidates)
     written = words(replace(led, purified=whole, evidence=evidence))
-    assert found(written, f"It bears more of a pattern that leads pictures to class {label} than innocent pictures do.")
+    assert found(written, leading)
     assert found(written, "So the picture was restored as a whole, and")
     # The part of it that bears most of the pattern, where no region explains the class.
     part = torch.zeros_like(led.purified.masks)
@@ -350,7 +355,7 @@ def test_what_leads_the_model_is_tried_on_pictures_of_that_class(
     written = words(
         replace(led, purified=replace(led.purified, masks=part), evidence=replace(evidence, regions=innocent))
     )
-    assert found(written, f"It bears more of a pattern that leads pictures to class {label} than innocent pictures do.")
+    assert found(written, leading)
     assert found(written, "So the outlined 25%, which bear it, were removed, and")
     assert found(written, f"A pattern like it leads most pictures to class {label}, the class that this model takes to")
 

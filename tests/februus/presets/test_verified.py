@@ -25,7 +25,7 @@ from februus.presets import verified as module
 from februus.presets._calibration import LOOKS, REGIONS, SUSPECTED
 from februus.presets._restoration import DECISIVE, GROWTHS, Restored, decisive, sureness
 from februus.presets._transplants import carried_by_regions, look_at_region
-from februus.presets.verified import INNOCENT, PARTS, PROBES, Verified
+from februus.presets.verified import ATYPICAL, INNOCENT, PARTS, PROBES, Verified
 from februus.priors import Prior
 from februus.purifier import Purifier
 from februus.restorers.cosine_threshold import CosineThreshold
@@ -37,7 +37,7 @@ from februus.triggers.patch import Patch
 from februus.triggers.sinusoidal import Sinusoidal
 from februus.types import Purified, Trigger
 from februus.universal import SHAPES, Universal
-from februus.verification import Law, answer, consensus, flip, margins
+from februus.verification import Law, Tail, answer, consensus, flip, margins
 
 # Of a coarse rate, which takes few reference pictures.
 COARSE = {"false_positive_rate": 0.02, "inpainter": "telea"}
@@ -674,9 +674,27 @@ def test_a_trigger_of_low_frequencies_is_found_by_what_the_model_takes_to_most_r
     assert share(shaded.purifier(shaded.triggered).labels == shown) > right - 0.05
     assert share(shaded.purifier(shaded.clean.floats()).flagged) <= 0.03
     # Of other classes it says nothing.
-    judged = verified(shaded.purifier).judge_universals(shaded.triggered, labels)
+    preset, usual = verified(shaded.purifier), torch.zeros(len(labels))
+    judged = preset.judge_universals(shaded.triggered, labels, usual)
     assert torch.equal(judged.isfinite(), led[:, None].expand(-1, len(SHAPES)))
-    assert (verified(shaded.purifier).judge_universals(shaded.triggered, labels + 1) == -math.inf).all()
+    assert (preset.judge_universals(shaded.triggered, labels + 1, usual) == -math.inf).all()
+    # What is strange takes less of it.
+    assert (preset.judge_universals(shaded.triggered, labels, usual + 4) > judged)[led].all()
+    plain = replace(preset, without="typicality")
+    assert torch.equal(
+        plain.judge_universals(shaded.triggered, labels, usual + 4),
+        plain.judge_universals(shaded.triggered, labels, usual),
+    )
+
+
+def test_two_independent_surprises_are_joined_as_often_as_is_stated(patched: Case) -> None:
+    preset, many = verified(patched.purifier), 200_000
+    # -log10 of what is uniform; as of distances, what is not in the upper quartile is not surprising.
+    first, second = -torch.rand(2, many, generator=seeded(4)).double().log10()
+    joined = preset._joined(first, ATYPICAL * (second + math.log10(Tail.SHARE)).clamp(min=0))
+    for share in (0.1, 0.01, 0.001):
+        found = (joined >= -math.log10(share)).double().mean().item()
+        assert found == pytest.approx(share, abs=4 * math.sqrt(share / many))
 
 
 # --- thresholds come from the reference alone ------------------------------------------------------------------------
@@ -982,7 +1000,9 @@ def test_what_was_strange_goes_with_the_trigger(patched: Case) -> None:
 def test_what_stays_strange_once_its_region_is_gone_is_no_evidence_against_it(
     patched: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    preset, images = verified(patched.purifier), patched.clean.floats(slice(60))
+    # What leads the model would accuse what is as strange, too.
+    calibration = replace(verified(patched.purifier).calibrated(), universals=(), borne=())
+    preset, images = replace(verified(patched.purifier), calibration=calibration), patched.clean.floats(slice(60))
     monkeypatch.setattr(Verified, "strangeness", lambda _, seen: torch.full((len(seen.images),), 9.0).double())
     monkeypatch.setattr(Verified, "_stays_strange", lambda *given, **_: torch.zeros_like(given[-1]))
     accused = preset(patched.model, images, batch_size=64)
