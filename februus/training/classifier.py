@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from februus.checks import check_range, mismatch
 from februus.data import Dataset
 from februus.models.modes import evaluation_mode, training_mode
+from februus.training.precision import autocast
 
 __all__ = ["LocalTraining", "fit", "predict"]
 
@@ -109,7 +110,7 @@ def fit(
                 images = settings.augment(data.floats(rows), generator).to(device)
                 images = images.contiguous(memory_format=torch.channels_last)
                 labels = data.labels[rows].to(device)
-                with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
+                with autocast(device, bfloat16=settings.bfloat16):
                     loss = F.cross_entropy(model(images), labels)
                     if penalty is not None:
                         loss = loss + penalty(model, images, labels)

@@ -27,6 +27,7 @@ from februus.masks import random_masks, random_rectangles
 from februus.metrics import gradient_energy, peak_signal_to_noise_ratio
 from februus.models.completion import LARGE, CompletionNetwork, Critic, halve, smooth_fill
 from februus.seeds import seeded
+from februus.training.precision import autocast
 
 __all__ = ["InpainterTraining", "save_inpainter", "train_inpainter"]
 
@@ -191,7 +192,7 @@ class _Run:
             for group in optimizer.param_groups:
                 group["lr"] = rate
         images, masks, base = self._draw()
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.bfloat16):
+        with autocast(images.device, bfloat16=settings.bfloat16):
             restored = self.network(images, masks, base)
         error = ((restored - images).square() * masks).sum((1, 2, 3)) / (3 * masks.sum((1, 2, 3)))
         loss = (error + 1e-4).log().mean()
@@ -242,7 +243,7 @@ class _Run:
         images, masks, base = self._drawn[place]
         if isinstance(base, tuple):
             network = self.accelerator.unwrap_model(self.network)
-            with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
+            with torch.no_grad(), autocast(images.device, bfloat16=self.settings.bfloat16):
                 base = smooth_fill(images, masks, coarse=network(*base))
         return images, masks, base
 
