@@ -83,7 +83,7 @@ TOLERATED = 0.02
 # and how many of them, in false-positive rates.
 INNOCENT, FEW = math.log10(5), 2.5
 # Of all false positives, the share that universal perturbations are granted.
-BORNE = 0.1
+BORNE = 0.15
 # What can be left out, to see what it gives.
 PARTS = ("first-look", "transplant", "concentration", "flip", "typicality", "whole", "universal", "refinement")
 # Of the option prior: look for a backdoor in the model first.
@@ -107,9 +107,10 @@ class Verified:
     cosine transform, brings the class along when it is added to reference pictures, or where the waves that smoothing
     takes off outside the hottest quarter do so, the trigger is diffuse: the noise is taken off and, where that leaves
     the class, the wave that stands out, or more noise. So it is where a picture of the class that the model takes to
-    most readily bears more than others of that perturbation, which is then taken off, too, as far as the picture bears
-    it; where that leaves the class, what bears most of it is inpainted. *Strike*: where the picture keeps the class
-    through all of that, what made it is proven all the same, and the likeliest other one is the answer.
+    most readily bears more than others of that perturbation, or is not like its class and bears some more; it is then
+    taken off, too, as far as the picture bears it; where that leaves the class, what bears most of it is inpainted.
+    *Strike*: where the picture keeps the class through all of that, what made it is proven all the same, and the
+    likeliest other one is the answer.
 
     First looks clear most pictures for the price of a backward and three forwards: one region on one other picture
     beside the concentration of the heat, another one on another picture where that leaves doubt, and what is faint, all
@@ -133,8 +134,9 @@ class Verified:
         seed: of the choice of probes among the reference pictures.
         without: a part that is left out, for ablations: ``first-look`` examines every picture, ``transplant``,
             ``concentration``, ``flip`` and ``typicality`` leave the others to judge regions (``flip`` to judge
-            patterns, too, and ``typicality`` to take first looks), ``whole`` knows only regions, ``universal`` no
-            universal perturbations, ``refinement`` removes the smallest suspected region as it is.
+            patterns, too, ``typicality`` to take first looks and to judge what is borne of universal perturbations),
+            ``whole`` knows only regions, ``universal`` no universal perturbations, ``refinement`` removes the smallest
+            suspected region as it is.
         calibration: made by `fit`.
     """
 
@@ -395,13 +397,15 @@ class Verified:
     def judge_universals(self, images: Tensor, labels: Tensor, strange: Tensor) -> Tensor:
         """Return the surprise (N, K) of how much pictures (N, 3, H, W) bear of each of the `universals`.
 
-        That they are ``strange`` (N,), too, is added, by Fisher's way of joining what is independent. Of pictures of
-        other ``labels`` (N,) than theirs it is minus infinity. It takes no forward.
+        That they are ``strange`` (N,), too, is added, as Fisher joins what is independent (1932, Statistical methods
+        for research workers, 21.1). Of pictures of other ``labels`` (N,) than theirs it is minus infinity. It takes no
+        forward.
         """
         calibration = self.calibrated()
         found = torch.full((len(images), len(calibration.universals)), -math.inf, dtype=torch.float64).to(images.device)
         for place, (one, law) in enumerate(zip(calibration.universals, calibration.borne, strict=True)):
-            surprise = self._joined(law.surprise(one.borne(images)), strange)
+            rare = -math.log10(law.frequencies[one.label].item())
+            surprise = rare + self._joined(law.surprise(one.borne(images)) - rare, strange)
             granted = surprise + math.log10(BORNE / len(calibration.universals))
             found[:, place] = torch.where(labels == one.label, granted, -math.inf)
         return found
