@@ -383,7 +383,8 @@ def _draw_candidate(
     ]
     if candidate in evidence.universal:
         lines.append(
-            f"A pattern like it leads most pictures to {name}, the class that this model takes to most readily."
+            f"A pattern like it leads most pictures to {name}, the class that this model takes to most readily. "
+            "How rare it is counts how far the picture is from its class, too."
         )
     if candidate.score >= evidence.threshold and not candidate.guilty:
         cleared = whole or explanation.purified.stages[0] == "locate"

@@ -358,6 +358,7 @@ def test_what_leads_the_model_is_tried_on_pictures_of_that_class(
     assert found(written, leading)
     assert found(written, "So the outlined 25%, which bear it, were removed, and")
     assert found(written, f"A pattern like it leads most pictures to class {label}, the class that this model takes to")
+    assert found(written, "How rare it is counts how far the picture is from its class, too.")
 
 
 def test_words_for_innocent_pictures(purifier: Purifier, clean: Tensor, words: Words) -> None:

@@ -25,7 +25,7 @@ from februus.presets import verified as module
 from februus.presets._calibration import LOOKS, REGIONS, SUSPECTED
 from februus.presets._restoration import DECISIVE, GROWTHS, Restored, decisive, sureness
 from februus.presets._transplants import carried_by_regions, look_at_region
-from februus.presets.verified import ATYPICAL, INNOCENT, PARTS, PROBES, Verified
+from februus.presets.verified import ATYPICAL, BORNE, INNOCENT, PARTS, PROBES, Verified
 from februus.priors import Prior
 from februus.purifier import Purifier
 from februus.restorers.cosine_threshold import CosineThreshold
@@ -1029,8 +1029,8 @@ def test_a_pattern_counts_by_itself_and_with_what_is_left_without_it(waved: Case
     left, flipped = torch.tensor([1.0, 1.0, 1.0]), torch.tensor([-60.0, 3.0, 60.0])
     judged = preset.judge_pattern(1, left, flipped)
     assert judged[0] <= judged[1] < judged[2]
-    # A quarter of nine tenths of the rate: regions have a half, noise another quarter; universals a tenth of all.
-    alone = calibration.patterns[1].surprise(left) - math.log10(4 / 0.9)
+    # A quarter of what universals leave of the rate: regions have a half, noise another quarter.
+    alone = calibration.patterns[1].surprise(left) - math.log10(4 / (1 - BORNE))
     assert (judged >= alone - 1e-9).all()
 
 
