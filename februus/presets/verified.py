@@ -411,7 +411,10 @@ class Verified:
         return found
 
     def _joined(self, surprise: Tensor, strange: Tensor) -> Tensor:
-        """Return the surprise (N,) of a sum of two, the second of which is 0 for all but `Tail.SHARE` of pictures."""
+        """Return the surprise (N,) of a sum of two, the second of which is 0 for all but `Tail.SHARE` of pictures.
+
+        That they are ``strange`` counts once here, as a surprise of its own.
+        """
         if self.without == "typicality":
             return surprise
         total = surprise + strange / ATYPICAL

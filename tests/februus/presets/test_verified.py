@@ -678,6 +678,12 @@ def test_a_trigger_of_low_frequencies_is_found_by_what_the_model_takes_to_most_r
     judged = preset.judge_universals(shaded.triggered, labels, usual)
     assert torch.equal(judged.isfinite(), led[:, None].expand(-1, len(SHAPES)))
     assert (preset.judge_universals(shaded.triggered, labels + 1, usual) == -math.inf).all()
+    # What is joined is how rare it is inside the class, which itself is as rare as it is.
+    for found, one, law in zip(judged.T, calibration.universals, calibration.borne, strict=True):
+        rare = -math.log10(law.frequencies[one.label])
+        inside = law.surprise(one.borne(shaded.triggered)) - rare
+        granted = math.log10(BORNE / len(SHAPES))
+        torch.testing.assert_close(found[led], (rare + preset._joined(inside, usual) + granted)[led])
     # What is strange takes less of it.
     assert (preset.judge_universals(shaded.triggered, labels, usual + 4) > judged)[led].all()
     plain = replace(preset, without="typicality")
