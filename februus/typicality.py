@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from februus.localizers._layers import last_of_each_size, layer_of
+from februus.models.modes import evaluation_mode, recorded_outputs
 
-__all__ = ["Typicality", "deepest", "held_out", "summarize"]
+__all__ = ["Typicality", "answer_with_features", "deepest", "held_out", "summarize"]
 
 # How many pictures like those of all classes each class is taken to have beside its own.
 PRIOR = 2
@@ -75,6 +76,17 @@ def held_out(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         known = Typicality.fit(features[~inside], labels[~inside], num_classes)
         found[inside] = known.distance(features[inside], labels[inside])
     return found
+
+
+def answer_with_features(model: nn.Module, images: Tensor, *, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Return the logits (N, C) of ``images``, ``batch_size`` at once, and what their last maps are like (N, D)."""
+    logits, features = [], []
+    with torch.no_grad(), evaluation_mode(model):
+        for part in images.split(batch_size):
+            with recorded_outputs(deepest(model, part)) as maps:
+                logits.append(model(part))
+            features.append(summarize(maps[-1]))
+    return torch.cat(logits), torch.cat(features)
 
 
 def summarize(maps: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing_extensions import Self
 from februus.masks import dilate, smooth, top_fraction
 from februus.models.modes import evaluation_mode
 from februus.types import Inpainter, Restorer
-from februus.verification import answer
+from februus.typicality import answer_with_features
 
 __all__ = ["BORNE_IN", "BORNE_IN_MORE", "DECISIVE", "Restoration", "Restored", "decisive", "struck", "sureness"]
 
@@ -34,11 +34,13 @@ class Restored(NamedTuple):
         images: the pictures (N, 3, H, W).
         masks: where they were (N, 1, H, W).
         logits: what the model says of them (N, C).
+        features: what its last maps are like (N, D).
     """
 
     images: Tensor
     masks: Tensor
     logits: Tensor
+    features: Tensor
 
     def clone(self) -> Self:
         """Return a copy."""
@@ -84,7 +86,7 @@ class Restoration:
 
     def of(self, images: Tensor, masks: Tensor) -> Restored:
         """Return pictures (N, 3, H, W) that are restored already, and where (N, 1, H, W)."""
-        return Restored(images, masks, answer(self.model, images, batch_size=self.batch_size))
+        return Restored(images, masks, *answer_with_features(self.model, images, batch_size=self.batch_size))
 
     def inpaint(self, images: Tensor, masks: Tensor) -> Restored:
         """Restore what ``masks`` (N, 1, H, W) mark."""

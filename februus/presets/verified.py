@@ -77,6 +77,8 @@ OF_OTHERS = tuple((jury,) for jury in JURIES)
 # How much more than other evidence it counts that a picture is not like those of its class, and the smallest share of
 # innocent pictures it is taken to tell of; the share of its distance that is left, at most, by what made it so.
 ATYPICAL, RAREST, LEFT = 2.0, 1e-3, 0.7
+# What is left of it without the smallest region, at most, where a region goes before noise and waves are asked for.
+WANING = 0.85
 # The share of the reference pictures that may be triggered.
 TOLERATED = 0.02
 # How far beyond the threshold reference pictures are still taken for innocent ones, five times as rare as is flagged,
@@ -103,12 +105,13 @@ class Verified:
     class (`Typicality`, Lee et al. 2018, arXiv 1807.03888). *Remove, restore*: of a picture of the class that the model
     takes to most readily, what bears most of what leads there (a universal perturbation) is inpainted; where that does
     not settle it, and of other classes, what decides between the picture and its restoration, again and again until the
-    class is another one and stays so. Where no small region explains the class and the noise, what is weak in the
-    cosine transform, brings the class along when it is added to reference pictures, or where the waves that smoothing
-    takes off outside the hottest quarter do so, the trigger is diffuse: the noise is taken off and, where that leaves
-    the class, the wave that stands out, or more noise. So it is where a picture of the class that the model takes to
-    most readily bears more than others of that perturbation, or is not like its class and bears some more; it is then
-    taken off, too, as far as the picture bears it; where that leaves the class, what bears most of it is inpainted.
+    class is another one and stays so; where that takes along what is strange, nothing else is asked. Where no small
+    region explains the class and the noise, what is weak in the cosine transform, brings the class along when it is
+    added to reference pictures, or where the waves that smoothing takes off outside the hottest quarter do so, the
+    trigger is diffuse: the noise is taken off and, where that leaves the class, the wave that stands out, or more
+    noise. So it is where a picture of the class that the model takes to most readily bears more than others of that
+    perturbation, or is not like its class and bears some more; it is then taken off, too, as far as the picture bears
+    it; where that leaves the class, what bears most of it is inpainted.
     *Strike*: where the picture keeps the class through all of that, what made it is proven all the same, and the
     likeliest other one is the answer.
 
@@ -339,21 +342,16 @@ class Verified:
             return torch.zeros_like(distances)
         return ATYPICAL * _beyond(distance, distances).clamp(max=-math.log10(RAREST))
 
-    def _stays_strange(
-        self, model: nn.Module, restored: Restored, distances: Tensor, asked: Tensor, *, batch_size: int
-    ) -> Tensor:
-        """Return which of the restored pictures (N,) are nearly as far from their classes as they were: ``distances``.
+    def _distance_left(self, seen: Seen, restored: Restored, asked: Tensor) -> Tensor:
+        """Return how far restored pictures are from their new classes, as a share of what it was from the old (N,).
 
-        None for which it is not ``asked`` (N,).
+        Of those for which it is not ``asked`` (N,), nothing.
         """
-        found, rows = asked.clone(), asked.nonzero()[:, 0]
-        if len(rows):
-            images, labels = restored.images[rows], restored.logits[rows].argmax(1)
-            with recorded_outputs(deepest(model, images)) as maps:
-                answer(model, images, batch_size=batch_size)
-            now = self.calibrated().typicality.distance(torch.cat([summarize(part) for part in maps]), labels)
-            found[rows] = now > LEFT * distances[rows]
-        return found
+        typicality, rows = self.calibrated().typicality, asked.nonzero()[:, 0]
+        left = torch.zeros(len(asked), dtype=torch.float64, device=asked.device)
+        now = typicality.distance(restored.features[rows], restored.logits[rows].argmax(1))
+        left[rows] = now / typicality.distance(seen.features[rows], seen.labels[rows]).clamp(min=1e-12)
+        return left
 
     def judge_regions(self, gathered: Tensor, carried: Tensor, flipped: Tensor, strange: Tensor) -> Tensor:
         """Return the surprise (N,) of pictures whose regions carry their class by the margins ``carried`` (N, S).
@@ -466,24 +464,46 @@ class Verified:
         if images.shape[2:] != size:
             raise mismatch("images", f"shape (N, 3, {size[0]}, {size[1]}), as the reference", tuple(images.shape))
         seen = self.see(model, images)
+        labels, strange = seen.labels, self.strangeness(seen)
         by_prior, places = self._judge_place(model, seen, batch_size=batch_size)
-        strange = self.strangeness(seen)
-        by_universal = F.pad(self.judge_universals(images, seen.labels, strange), (1, 0), value=-math.inf).amax(1)
+        by_universal = F.pad(self.judge_universals(images, labels, strange), (1, 0), value=-math.inf).amax(1)
         bearing = by_universal >= self.threshold
         looked = self._look(model, seen, strange, (by_prior >= self.threshold) | bearing, batch_size=batch_size)
         *judged, cooled = self._examine_regions(model, seen, looked, batch_size=batch_size)
         by_region, by_region_alone, by_small = (torch.maximum(found, by_prior) for found in judged)
-        regional = by_region >= self.threshold
-        # What a small region explains needs no noise that explains it, nor does what no region explains, where a
-        # universal perturbation does.
-        unexplained = bearing & ~regional
-        # That a picture is not like its class needs none where a region explains it.
-        faint = torch.where(regional, looked.faint, looked.fainter)
-        asked = faint & (by_small < self.threshold) & ~unexplained
-        by_noise, still = self._judge_pattern(0, model, seen, looked, asked, batch_size=batch_size)
-        # Nor does what noise explains need waves.
-        asked_waves = faint & (by_noise < self.threshold) & ~unexplained
-        by_waves, _ = self._judge_pattern(1, model, seen, looked, asked_waves, batch_size=batch_size)
+        removed = seen.untouched()
+
+        def remove(asked: Tensor) -> Tensor:
+            """Remove the regions, and return where another class came of it that the picture is as unlike (N,)."""
+            rows = asked.nonzero()[:, 0]
+            if len(rows):
+                parts = images[rows], cooled.take(rows), labels[rows], places[rows]
+                removed.put(rows, self._remove(model, *parts, batch_size=batch_size))
+            return self._distance_left(seen, removed, asked & (strange > 0) & ~removed.keeps(labels)) > LEFT
+
+        explained = by_region >= self.threshold
+        # What no region explains needs nothing else that explains it where a universal perturbation does.
+        unexplained = bearing & ~explained
+        # That a picture is not like its class needs no noise or waves where a region explains it.
+        asked = torch.where(explained, looked.faint, looked.fainter) & ~unexplained
+        # Nor are they asked for where what is strange about a picture goes with its region. So that goes first, where
+        # the picture is less strange without the smallest one already and keeps its class without its noise.
+        strangest = explained & (strange > 0)
+        first = strangest & (self._distance_left(seen, cooled, strangest) < WANING)
+        still, waveless = seen.untouched(), seen.untouched()
+        self._take_off(0, model, looked, first & asked & (by_small < self.threshold), still, batch_size=batch_size)
+        first &= still.keeps(labels)
+        stays = remove(first)
+        # Where it is strange still, that it is so is no evidence against the region.
+        by_region = torch.where(stays & ~bearing, by_region_alone, by_region)
+        asked &= ~first | removed.keeps(labels) | stays
+        # What a small region explains needs no noise, nor does what noise explains need waves.
+        by_noise = self._judge_pattern(
+            0, model, seen, looked, asked & (by_small < self.threshold), still, batch_size=batch_size
+        )
+        by_waves = self._judge_pattern(
+            1, model, seen, looked, asked & (by_noise < self.threshold), waveless, batch_size=batch_size
+        )
         by_pattern = torch.maximum(by_noise, by_waves)
         by_whole = torch.maximum(by_pattern, by_universal)
         diffuse = by_whole >= self.threshold
@@ -491,45 +511,25 @@ class Verified:
         # A region, too, may look like a universal perturbation, and goes first.
         spread = ((by_pattern >= self.threshold) | unexplained).nonzero()[:, 0]
         if len(spread):
-            rows = unexplained.nonzero()[:, 0]
-            if len(rows):
-                still.put(rows, self._without(model, looked.patterns[0], rows, batch_size=batch_size))
+            self._take_off(0, model, looked, unexplained, still, batch_size=batch_size)
+            best = still.take(spread)._replace(masks=torch.ones_like(seen.heat[spread]))
             whole = self._restore_whole(
-                model,
-                images[spread],
-                still.take(spread),
-                seen.labels[spread],
-                bearing[spread],
-                batch_size=batch_size,
+                model, images[spread], best, labels[spread], bearing[spread], batch_size=batch_size
             )
             result.put(spread, whole)
         # Where a region explains the class, too, and the whole picture keeps it, the region goes.
-        guilty = (regional & result.keeps(seen.labels)).nonzero()[:, 0]
-        if len(guilty):
-            removed = self._remove(
-                model,
-                images[guilty],
-                cooled.take(guilty),
-                seen.labels[guilty],
-                places[guilty],
-                batch_size=batch_size,
-            )
-            # Where another class came of it that the picture is as unlike, what is strange is still there. So that it
-            # was is no evidence against the region.
-            doubtful = (looked.strange > 0)[guilty] & ~diffuse[guilty] & ~removed.keeps(seen.labels[guilty])
-            distances = self.calibrated().typicality.distance(seen.features[guilty], seen.labels[guilty])
-            stays = guilty[self._stays_strange(model, removed, distances, doubtful, batch_size=batch_size)]
-            by_region[stays] = by_region_alone[stays]
-            regional = by_region >= self.threshold
-            convicted = regional[guilty]
-            result.put(guilty[convicted], removed.take(convicted))
+        guilty = (by_region >= self.threshold) & result.keeps(labels)
+        by_region = torch.where(remove(guilty & ~first) & ~diffuse, by_region_alone, by_region)
+        regional = by_region >= self.threshold
+        convicted = (guilty & regional).nonzero()[:, 0]
+        result.put(convicted, removed.take(convicted))
         examined = by_region.isfinite() | by_pattern.isfinite()
         flagged = regional | diffuse
         stages = ("locate", "verify", "classify", "strike")
         # A class that a diffuse trigger was proven to make is no answer, even where that could not be removed. A region
         # that was proven is gone, and what still makes the class may be what the picture shows.
-        stuck = diffuse & result.keeps(seen.labels)
-        logits = torch.where(stuck[:, None], struck(result.logits, seen.labels), result.logits)
+        stuck = diffuse & result.keeps(labels)
+        logits = torch.where(stuck[:, None], struck(result.logits, labels), result.logits)
         return Purified(
             images=result.images,
             heatmaps=seen.heatmaps,
@@ -606,19 +606,25 @@ class Verified:
         return found[0], found[1], found[2], cooled
 
     def _judge_pattern(
-        self, place: int, model: nn.Module, seen: Seen, looked: _Looked, asked: Tensor, *, batch_size: int
-    ) -> tuple[Tensor, Restored]:
-        """Return the surprise (N,) of one of the `patterns`, and the pictures without it.
+        self,
+        place: int,
+        model: nn.Module,
+        seen: Seen,
+        looked: _Looked,
+        asked: Tensor,
+        without: Restored,
+        *,
+        batch_size: int,
+    ) -> Tensor:
+        """Return the surprise (N,) of one of the `patterns`, minus infinity where it is not ``asked`` for (N,).
 
-        Where it is not ``asked`` for (N,), minus infinity and the pictures as they came.
+        Where it is, the pictures are put in the place of those ``without`` it.
         """
-        calibration, pattern, labels = self.calibrated(), looked.patterns[place], seen.labels
-        added = pattern.added
+        calibration, added, labels = self.calibrated(), looked.patterns[place].added, seen.labels
         probes = calibration.probes.to(added.device)
         found = torch.full((len(added),), -math.inf, dtype=torch.float64, device=added.device)
-        without, rows = seen.untouched()._replace(masks=torch.ones_like(seen.heat)), asked.nonzero()[:, 0]
-        if len(rows):
-            without.put(rows, self._without(model, pattern, rows, batch_size=batch_size))
+        self._take_off(place, model, looked, asked, without, batch_size=batch_size)
+        rows = asked.nonzero()[:, 0]
         flipped = -margins(without.logits[rows], labels[rows])
 
         def add(which: Tensor, jury: slice) -> Tensor:
@@ -631,12 +637,16 @@ class Verified:
 
         left = settle(add, judge, self.threshold, added.new_full((len(rows), PROBES), math.nan), OF_OTHERS)
         found[rows] = self.judge_pattern(place, left, flipped)
-        return found, without
+        return found
 
-    def _without(self, model: nn.Module, pattern: Pattern, rows: Tensor, *, batch_size: int) -> Restored:
-        """Return some of the pictures without one of the `patterns`."""
-        images = pattern.without[rows]
-        return self._restoration(model, batch_size).of(images, torch.ones_like(images[:, :1]))
+    def _take_off(
+        self, place: int, model: nn.Module, looked: _Looked, asked: Tensor, without: Restored, *, batch_size: int
+    ) -> None:
+        """Take one of the `patterns` off pictures, where it is ``asked`` for (N,) and was not yet: ``without``."""
+        rows = (asked & ~without.masks.flatten(1).all(1)).nonzero()[:, 0]
+        if len(rows):
+            images = looked.patterns[place].without[rows]
+            without.put(rows, self._restoration(model, batch_size).of(images, torch.ones_like(images[:, :1])))
 
     def _judge_place(self, model: nn.Module, seen: Seen, *, batch_size: int) -> tuple[Tensor, Tensor]:
         """Return the surprise (N,) of what stands where a known trigger lies, and that place (N, 1, H, W).
@@ -770,7 +780,7 @@ class Seen(NamedTuple):
 
     def untouched(self) -> Restored:
         """Return them as they came, to be overwritten where something is restored."""
-        return Restored(self.images.clone(), torch.zeros_like(self.heat), self.logits.clone())
+        return Restored(self.images.clone(), torch.zeros_like(self.heat), self.logits.clone(), self.features.clone())
 
 
 class _Looked(NamedTuple):

@@ -25,7 +25,7 @@ from februus.presets import verified as module
 from februus.presets._calibration import LOOKS, REGIONS, SUSPECTED
 from februus.presets._restoration import DECISIVE, GROWTHS, Restored, decisive, sureness
 from februus.presets._transplants import carried_by_regions, look_at_region
-from februus.presets.verified import ATYPICAL, BORNE, INNOCENT, PARTS, PROBES, Verified
+from februus.presets.verified import ATYPICAL, BORNE, INNOCENT, LEFT, PARTS, PROBES, WANING, Verified
 from februus.priors import Prior
 from februus.purifier import Purifier
 from februus.restorers.cosine_threshold import CosineThreshold
@@ -37,7 +37,7 @@ from februus.triggers.patch import Patch
 from februus.triggers.sinusoidal import Sinusoidal
 from februus.types import Purified, Trigger
 from februus.universal import SHAPES, Universal
-from februus.verification import Law, Tail, answer, consensus, flip, margins
+from februus.verification import Law, Tail, consensus, flip, margins
 
 # Of a coarse rate, which takes few reference pictures.
 COARSE = {"false_positive_rate": 0.02, "inpainter": "telea"}
@@ -449,13 +449,13 @@ def test_what_first_looks_found_is_not_asked_again(patched: Case, monkeypatch: p
 
 
 def test_waves_are_not_asked_for_where_noise_explains_the_class(diffuse: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    preset, asked, found = verified(diffuse.purifier), {}, {}
-    judge = Verified._judge_pattern
+    preset, judge = verified(diffuse.purifier), Verified._judge_pattern
+    asked, found = dict[int, Tensor](), dict[int, Tensor]()
 
-    def spy(self: Verified, place: int, *given: Any, **options: Any) -> tuple[Tensor, Tensor]:
-        asked[place], answered = given[-1], judge(self, place, *given, **options)
-        found[place] = answered[0]
-        return answered
+    def spy(self: Verified, place: int, *given: Any, batch_size: int) -> Tensor:
+        asked[place] = given[-2]
+        found[place] = judge(self, place, *given, batch_size=batch_size)
+        return found[place]
 
     monkeypatch.setattr(Verified, "_judge_pattern", spy)
     purified = preset(diffuse.model, diffuse.triggered[:20], batch_size=64)
@@ -472,10 +472,11 @@ def test_the_class_is_lost_with_what_made_it(patched: Case, waved: Case) -> None
         preset = verified(patched.purifier)
         seen = preset.see(patched.model, images)
         heat, labels = seen.heat, seen.labels
-        restored, masks, logits = preset.cool(patched.model, images, heat, batch_size=64)
+        restored, masks, logits, features = preset.cool(patched.model, images, heat, batch_size=64)
         torch.testing.assert_close(masks, top_fraction(heat, SUSPECTED[0]))
         torch.testing.assert_close(restored, preset.inpainter(images, masks))
         torch.testing.assert_close(logits, patched.model(restored))
+        torch.testing.assert_close(features, preset.see(patched.model, restored).features)
         flips.append(-margins(logits, labels))
     assert roc_auc_score([1] * 40 + [0] * 40, torch.cat(flips)) > 0.9
     preset, flips = verified(waved.purifier), []
@@ -501,10 +502,9 @@ def test_a_whole_picture_is_restored_as_gently_as_changes_the_class(kind: str, r
     preset, images = verified(found.purifier), found.triggered[:12]
     labels = found.model(images).argmax(1)
     still = CosineThreshold()(images)
-    said = found.model(still).detach()
     nowhere = torch.zeros(len(images), dtype=torch.bool)
-    first = Restored(still, torch.ones_like(still[:, :1]), said)
-    restored, masks, logits = preset._restore_whole(found.model, images, first, labels, nowhere, batch_size=64)
+    first = preset._restoration(found.model, 64).of(still, torch.ones_like(still[:, :1]))
+    restored, masks, logits, _ = preset._restore_whole(found.model, images, first, labels, nowhere, batch_size=64)
     assert (masks == 1).all()
     torch.testing.assert_close(logits, found.model(restored).detach(), rtol=0, atol=1e-5)
     steps = whole_restorations(images)
@@ -518,8 +518,8 @@ def test_a_whole_picture_is_restored_as_gently_as_changes_the_class(kind: str, r
 def test_a_class_that_cannot_be_taken_off_is_struck(
     patched: Case, diffuse: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def leave(_: Verified, model: nn.Module, images: Tensor, *__: Any, batch_size: int) -> Restored:
-        return Restored(images.clone(), torch.ones_like(images[:, :1]), answer(model, images, batch_size=batch_size))
+    def leave(preset: Verified, model: nn.Module, images: Tensor, *_: Any, batch_size: int) -> Restored:
+        return preset._restoration(model, batch_size).of(images.clone(), torch.ones_like(images[:, :1]))
 
     monkeypatch.setattr(Verified, "_restore_whole", leave)
     images = diffuse.mixed(30)
@@ -552,9 +552,12 @@ class Cornered(nn.Module):
     def __init__(self, pattern: Tensor):
         super().__init__()
         self.pattern = nn.Parameter(pattern)
+        # What looks at pictures looks at maps.
+        self.maps = nn.Conv2d(3, 3, 1, bias=False)
+        self.maps.weight = nn.Parameter(torch.eye(3)[..., None, None])
 
     def forward(self, images: Tensor) -> Tensor:
-        there = (images * self.pattern).sum((1, 2, 3))
+        there = (self.maps(images) * self.pattern).sum((1, 2, 3))
         return torch.stack([10 * (there - 0.5), torch.zeros_like(there), torch.full_like(there, -9)], 1)
 
 
@@ -573,10 +576,9 @@ def test_what_keeps_the_class_loses_the_region_that_bears_a_universal_perturbati
     images, model = torch.full((4, 3, side, side), 0.3), Cornered(pattern)
     images[:2, :, : side // 2, : side // 2] = 0.9
     labels, bearing = torch.zeros(4, dtype=torch.long), torch.tensor([True, False, True, False])
-    said = model(images).detach()
-    assert said.argmax(1).tolist() == [0, 0, 1, 1]
-    first = Restored(images.clone(), torch.ones_like(images[:, :1]), said.clone())
-    restored, masks, logits = preset._restore_whole(model, images, first, labels, bearing, batch_size=64)
+    first = preset._restoration(model, 64).of(images.clone(), torch.ones_like(images[:, :1]))
+    assert first.logits.argmax(1).tolist() == [0, 0, 1, 1]
+    restored, masks, logits, _ = preset._restore_whole(model, images, first, labels, bearing, batch_size=64)
     # It is in the quarter, no larger than was asked for, and gone; who does not bear it keeps the class.
     assert logits.argmax(1)[:2].tolist() == [1, 0]
     assert masks[0].mean() < 0.4
@@ -610,7 +612,7 @@ def test_of_the_class_that_the_model_takes_to_what_bears_what_leads_there_goes_f
     model, preset = Cornered(pattern), replace(led_by(patched, pattern), inpainter=Recording())
     labels, places = model(images).argmax(1), torch.zeros_like(images[:, :1])
     assert labels.tolist() == [0, 1]
-    cooled = Restored(images.clone(), torch.zeros_like(images[:, :1]), model(images).detach())
+    cooled = preset._restoration(model, 64).of(images.clone(), torch.zeros_like(images[:, :1]))
     restored = preset._remove(model, images, cooled, labels, places, batch_size=64)
     assert restored.logits[0].argmax() == 1
     assert (restored.images[0] == images[0])[:, ~restored.masks[0, 0].bool()].all()
@@ -627,9 +629,9 @@ def test_what_changes_the_class_counts_before_what_is_surer() -> None:
     kept, surer, changed = torch.tensor([[2.0, 1.9, -5.0], [2.0, 1.95, -5.0], [0.9, 1.0, 0.95]])
     sure = sureness(torch.stack([kept, surer, changed]), labels)
     assert sure[2] < sure[0] < sure[1]
-    nothing = torch.zeros(3, 3, 1, 1), torch.zeros(3, 1, 1, 1)
-    best = Restored(*nothing, torch.stack([kept, kept, changed]))
-    best.prefer(rows, Restored(*nothing, torch.stack([surer, changed, surer])), labels)
+    picture, mask, features = torch.zeros(3, 3, 1, 1), torch.zeros(3, 1, 1, 1), torch.zeros(3, 6)
+    best = Restored(picture, mask, torch.stack([kept, kept, changed]), features)
+    best.prefer(rows, Restored(picture, mask, torch.stack([surer, changed, surer]), features), labels)
     assert torch.equal(best.logits, torch.stack([surer, changed, changed]))
 
 
@@ -994,13 +996,42 @@ def test_what_is_not_like_its_class_is_strange(patched: Case) -> None:
 def test_what_was_strange_goes_with_the_trigger(patched: Case) -> None:
     preset = verified(patched.purifier)
     seen = preset.see(patched.model, patched.triggered)
-    distances = preset.calibrated().typicality.distance(seen.features, seen.labels)
     for images, stays in ((patched.untriggered.floats(), False), (patched.triggered, True)):
         restored = preset._restoration(patched.model, 64).of(images, torch.ones_like(images[:, :1]))
         asked = torch.arange(len(images)) % 3 > 0
-        found = preset._stays_strange(patched.model, restored, distances, asked, batch_size=64)
-        assert share(found[asked] == stays) > 0.9
-        assert not found[~asked].any()
+        left = preset._distance_left(seen, restored, asked)
+        assert share((left > LEFT)[asked] == stays) > 0.9
+        assert not left[~asked].any()
+        if stays:
+            torch.testing.assert_close(left[asked], torch.ones_like(left[asked]))
+
+
+@pytest.mark.parametrize(("kind", "waning"), [("patched", WANING), ("waved", WANING), ("diffuse", math.inf)])
+def test_what_takes_along_what_is_strange_needs_no_noise_or_waves(
+    kind: str, waning: float, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That a region may do so is known from what a picture is like without its hottest part, and without its noise."""
+    found: Case = request.getfixturevalue(kind)
+    # All of them look faint, and none bears what leads the model, which would need no waves, either.
+    calibration = replace(verified(found.purifier).calibrated(), faint=-math.inf, universals=(), borne=())
+    preset, images = replace(verified(found.purifier), calibration=calibration), found.triggered[:40]
+    judge, asked = Verified._judge_pattern, list[Tensor]()
+
+    def recorded(*given: Any, batch_size: int) -> Any:
+        asked.append(given[-2])
+        return judge(*given, batch_size=batch_size)
+
+    monkeypatch.setattr(Verified, "_judge_pattern", recorded)
+    monkeypatch.setattr(module, "WANING", waning)
+    purified = preset(found.model, images, batch_size=64)
+    of_noise, of_waves = map(share, asked)
+    assert of_noise + of_waves < 0.2 if kind == "patched" else of_noise + of_waves > 0.8
+    # In that order or another, the same comes of it.
+    monkeypatch.setattr(module, "WANING", 0.0)
+    later = preset(found.model, images, batch_size=64)
+    assert share(asked[-2] | asked[-1]) > 0.5
+    assert torch.equal(later.flagged, purified.flagged)
+    assert share(later.labels == purified.labels) > 0.9
 
 
 def test_what_stays_strange_once_its_region_is_gone_is_no_evidence_against_it(
@@ -1010,9 +1041,9 @@ def test_what_stays_strange_once_its_region_is_gone_is_no_evidence_against_it(
     calibration = replace(verified(patched.purifier).calibrated(), universals=(), borne=())
     preset, images = replace(verified(patched.purifier), calibration=calibration), patched.clean.floats(slice(60))
     monkeypatch.setattr(Verified, "strangeness", lambda _, seen: torch.full((len(seen.images),), 9.0).double())
-    monkeypatch.setattr(Verified, "_stays_strange", lambda *given, **_: torch.zeros_like(given[-1]))
+    monkeypatch.setattr(module, "LEFT", math.inf)
     accused = preset(patched.model, images, batch_size=64)
-    monkeypatch.setattr(Verified, "_stays_strange", lambda *given, **_: given[-1])
+    monkeypatch.setattr(module, "LEFT", 0.0)
     acquitted = preset(patched.model, images, batch_size=64)
     changed = accused.labels != accused.logits_before.argmax(1)
     assert share(accused.flagged) > 0.5
