@@ -21,10 +21,8 @@ __all__ = ["Universal", "find_universals", "perturb"]
 STRENGTH, NOISE = 0.018, 0.1
 # Margin of the class beyond which a picture counts less and less: it is led there.
 LED = 6.0
-# How the classes are ranked: how many of them, by how many pictures, in how many steps; then the first of these again.
-RANKING = (64, 16, 4), (4, 64, 4)
-# Pictures and steps that it takes to perturb for the first class.
-PERTURBING = 256, 8
+# Pictures and steps that it takes to rank the classes, and to perturb for the first of them; how many are ranked.
+RANKING, PERTURBING, RANKED = (16, 4), (256, 8), 64
 # Pictures that a step sees at most: each of some steps others.
 SEEN = 64
 # How far a way of that many steps would lead, had it no turns and no end, in strengths.
@@ -74,8 +72,7 @@ def find_universals(model: nn.Module, images: Tensor, *, batch_size: int) -> tup
     filter (Turin 1960, An introduction to matched filters) would divide each wave by the variance that innocent
     pictures have there; as it is only like the trigger, it is divided by the standard deviation.
 
-    Of a model with many classes, those are ranked that pictures are nearest to on average; the first ones once more, by
-    more pictures.
+    Of a model with many classes, those are ranked that pictures are nearest to on average.
 
     Args:
         model: pictures (N, 3, H, W) in [0, 1] -> logits (N, C); slopes are taken with respect to the pictures.
@@ -85,20 +82,18 @@ def find_universals(model: nn.Module, images: Tensor, *, batch_size: int) -> tup
     Returns:
         perturbations that lead to one class, one for each of `SHAPES`.
     """
-    spectrum = Spectrum.fit(images)
+    spectrum, (count, steps) = Spectrum.fit(images), RANKING
+    few = images[:count]
 
-    def lead(few: Tensor, perturbation: Tensor, *classes: int) -> list[float]:
+    def lead(perturbation: Tensor, *classes: int) -> list[float]:
         logits = answer(model, (few + perturbation).clamp(0, 1), batch_size=batch_size)
         return [margins(logits, torch.full_like(logits[:, 0], one, dtype=torch.long)).mean().item() for one in classes]
 
-    classes = range(answer(model, images[:1], batch_size=batch_size).shape[1])
-    few = images[: RANKING[0][1]]
-    leads = dict(zip(classes, lead(few, torch.zeros_like(few[0]), *classes), strict=True))
-    for ranked, count, steps in RANKING:
-        few, first = images[:count], sorted(leads, key=leads.__getitem__, reverse=True)[:ranked]
-        ways = {one: perturb(model, few, one, spectrum, steps=steps, batch_size=batch_size) for one in first}
-        leads = {one: lead(few, way, one)[0] for one, way in ways.items()}
-    label = max(leads, key=leads.__getitem__)
+    classes = answer(model, few[:1], batch_size=batch_size).shape[1]
+    nearest = torch.tensor(lead(torch.zeros_like(few[0]), *range(classes)))
+    labels = nearest.topk(min(RANKED, classes)).indices.tolist()
+    leads = [lead(perturb(model, few, one, spectrum, steps=steps, batch_size=batch_size), one) for one in labels]
+    label = labels[leads.index(max(leads))]
     count, steps = PERTURBING
     found = []
     for power in SHAPES:

@@ -77,7 +77,7 @@ OF_OTHERS = tuple((jury,) for jury in JURIES)
 # How much more than other evidence it counts that a picture is not like those of its class, and the smallest share of
 # innocent pictures it is taken to tell of; the share of its distance that is left, at most, by what made it so.
 ATYPICAL, RAREST, LEFT = 2.0, 1e-3, 0.7
-# What is left of it without the smallest region, at most, where a region goes before noise and waves are asked for.
+# Less than this is left of it without the smallest region where a region goes before noise and waves are asked for.
 WANING = 0.85
 # The share of the reference pictures that may be triggered.
 TOLERATED = 0.02
@@ -105,13 +105,13 @@ class Verified:
     class (`Typicality`, Lee et al. 2018, arXiv 1807.03888). *Remove, restore*: of a picture of the class that the model
     takes to most readily, what bears most of what leads there (a universal perturbation) is inpainted; where that does
     not settle it, and of other classes, what decides between the picture and its restoration, again and again until the
-    class is another one and stays so; where that takes along what is strange, nothing else is asked. Where no small
-    region explains the class and the noise, what is weak in the cosine transform, brings the class along when it is
-    added to reference pictures, or where the waves that smoothing takes off outside the hottest quarter do so, the
-    trigger is diffuse: the noise is taken off and, where that leaves the class, the wave that stands out, or more
-    noise. So it is where a picture of the class that the model takes to most readily bears more than others of that
-    perturbation, or is not like its class and bears some more; it is then taken off, too, as far as the picture bears
-    it; where that leaves the class, what bears most of it is inpainted.
+    class is another one and stays so; Where no small region explains the class and the noise, what is weak in the
+    cosine transform, brings the class along when it is added to reference pictures, or where the waves that smoothing
+    takes off outside the hottest quarter do so, the trigger is diffuse: the noise is taken off and, where that leaves
+    the class, the wave that stands out, or more noise. Neither is asked for where a region goes first, and another
+    class comes of it that the picture is more like. So it is where a picture of the class that the model takes to most
+    readily bears more than others of that perturbation, or is not like its class and bears some more; it is then taken
+    off, too, as far as the picture bears it; where that leaves the class, what bears most of it is inpainted.
     *Strike*: where the picture keeps the class through all of that, what made it is proven all the same, and the
     likeliest other one is the answer.
 
@@ -345,7 +345,7 @@ class Verified:
     def _distance_left(self, seen: Seen, restored: Restored, asked: Tensor) -> Tensor:
         """Return how far restored pictures are from their new classes, as a share of what it was from the old (N,).
 
-        Of those for which it is not ``asked`` (N,), nothing.
+        Of those for which it is not ``asked`` (N,), it is 0.
         """
         typicality, rows = self.calibrated().typicality, asked.nonzero()[:, 0]
         left = torch.zeros(len(asked), dtype=torch.float64, device=asked.device)
@@ -487,22 +487,21 @@ class Verified:
         # That a picture is not like its class needs no noise or waves where a region explains it.
         asked = torch.where(explained, looked.faint, looked.fainter) & ~unexplained
         # Nor are they asked for where what is strange about a picture goes with its region. So that goes first, where
-        # the picture is less strange without the smallest one already and keeps its class without its noise.
+        # the picture is less strange without the smallest one already and, if noise may explain it, keeps its class
+        # without.
         strangest = explained & (strange > 0)
         first = strangest & (self._distance_left(seen, cooled, strangest) < WANING)
-        still, waveless = seen.untouched(), seen.untouched()
+        still = seen.untouched()
         self._take_off(0, model, looked, first & asked & (by_small < self.threshold), still, batch_size=batch_size)
         first &= still.keeps(labels)
         stays = remove(first)
-        # Where it is strange still, that it is so is no evidence against the region.
-        by_region = torch.where(stays & ~bearing, by_region_alone, by_region)
         asked &= ~first | removed.keeps(labels) | stays
         # What a small region explains needs no noise, nor does what noise explains need waves.
         by_noise = self._judge_pattern(
             0, model, seen, looked, asked & (by_small < self.threshold), still, batch_size=batch_size
         )
         by_waves = self._judge_pattern(
-            1, model, seen, looked, asked & (by_noise < self.threshold), waveless, batch_size=batch_size
+            1, model, seen, looked, asked & (by_noise < self.threshold), seen.untouched(), batch_size=batch_size
         )
         by_pattern = torch.maximum(by_noise, by_waves)
         by_whole = torch.maximum(by_pattern, by_universal)
@@ -519,7 +518,9 @@ class Verified:
             result.put(spread, whole)
         # Where a region explains the class, too, and the whole picture keeps it, the region goes.
         guilty = (by_region >= self.threshold) & result.keeps(labels)
-        by_region = torch.where(remove(guilty & ~first) & ~diffuse, by_region_alone, by_region)
+        stays |= remove(guilty & ~first)
+        # Where it is strange still, that it is so is no evidence against the region.
+        by_region = torch.where(stays & ~diffuse, by_region_alone, by_region)
         regional = by_region >= self.threshold
         convicted = (guilty & regional).nonzero()[:, 0]
         result.put(convicted, removed.take(convicted))
@@ -618,7 +619,7 @@ class Verified:
     ) -> Tensor:
         """Return the surprise (N,) of one of the `patterns`, minus infinity where it is not ``asked`` for (N,).
 
-        Where it is, the pictures are put in the place of those ``without`` it.
+        Where it is, those ``without`` it are overwritten, unless it was taken off them already.
         """
         calibration, added, labels = self.calibrated(), looked.patterns[place].added, seen.labels
         probes = calibration.probes.to(added.device)
@@ -642,7 +643,7 @@ class Verified:
     def _take_off(
         self, place: int, model: nn.Module, looked: _Looked, asked: Tensor, without: Restored, *, batch_size: int
     ) -> None:
-        """Take one of the `patterns` off pictures, where it is ``asked`` for (N,) and was not yet: ``without``."""
+        """Overwrite the pictures ``without`` one of the `patterns`, where it is ``asked`` for (N,) and was not yet."""
         rows = (asked & ~without.masks.flatten(1).all(1)).nonzero()[:, 0]
         if len(rows):
             images = looked.patterns[place].without[rows]
