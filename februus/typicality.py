@@ -80,10 +80,10 @@ def held_out(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
 def answer_with_features(model: nn.Module, images: Tensor, *, batch_size: int) -> tuple[Tensor, Tensor]:
     """Return the logits (N, C) of ``images``, ``batch_size`` at once, and what their last maps are like (N, D)."""
-    logits, features = [], []
+    logits, features, layer = [], [], deepest(model, images)
     with torch.no_grad(), evaluation_mode(model):
         for part in images.split(batch_size):
-            with recorded_outputs(deepest(model, part)) as maps:
+            with recorded_outputs(layer) as maps:
                 logits.append(model(part))
             features.append(summarize(maps[-1]))
     return torch.cat(logits), torch.cat(features)

@@ -105,7 +105,7 @@ class Verified:
     class (`Typicality`, Lee et al. 2018, arXiv 1807.03888). *Remove, restore*: of a picture of the class that the model
     takes to most readily, what bears most of what leads there (a universal perturbation) is inpainted; where that does
     not settle it, and of other classes, what decides between the picture and its restoration, again and again until the
-    class is another one and stays so; Where no small region explains the class and the noise, what is weak in the
+    class is another one and stays so. Where no small region explains the class and the noise, what is weak in the
     cosine transform, brings the class along when it is added to reference pictures, or where the waves that smoothing
     takes off outside the hottest quarter do so, the trigger is diffuse: the noise is taken off and, where that leaves
     the class, the wave that stands out, or more noise. Neither is asked for where a region goes first, and another

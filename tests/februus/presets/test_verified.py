@@ -515,13 +515,15 @@ def test_a_whole_picture_is_restored_as_gently_as_changes_the_class(kind: str, r
         torch.testing.assert_close(picture, tried[best], rtol=0, atol=1e-5)
 
 
+def leave_whole(preset: Verified, model: nn.Module, images: Tensor, *_: Any, batch_size: int) -> Restored:
+    """In the place of `Verified._restore_whole`: the whole pictures stay as they came."""
+    return preset._restoration(model, batch_size).of(images.clone(), torch.ones_like(images[:, :1]))
+
+
 def test_a_class_that_cannot_be_taken_off_is_struck(
     patched: Case, diffuse: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def leave(preset: Verified, model: nn.Module, images: Tensor, *_: Any, batch_size: int) -> Restored:
-        return preset._restoration(model, batch_size).of(images.clone(), torch.ones_like(images[:, :1]))
-
-    monkeypatch.setattr(Verified, "_restore_whole", leave)
+    monkeypatch.setattr(Verified, "_restore_whole", leave_whole)
     images = diffuse.mixed(30)
     # As a diffuse trigger is strange, a region would explain the class as well, and go before that is struck.
     plain = replace(verified(diffuse.purifier), without="typicality")
@@ -1059,11 +1061,7 @@ def test_a_region_goes_where_noise_explains_the_class_and_the_whole_picture_keep
     diffuse: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether it went first, and whether the picture is strange still, changes nothing of that."""
-
-    def leave(preset: Verified, model: nn.Module, images: Tensor, *_: Any, batch_size: int) -> Restored:
-        return preset._restoration(model, batch_size).of(images.clone(), torch.ones_like(images[:, :1]))
-
-    monkeypatch.setattr(Verified, "_restore_whole", leave)
+    monkeypatch.setattr(Verified, "_restore_whole", leave_whole)
     monkeypatch.setattr(module, "LEFT", 0.0)
     preset, images, found = verified(diffuse.purifier), diffuse.mixed(40), []
     for waning in (math.inf, 0.0):
