@@ -19,10 +19,13 @@ __all__ = ["Universal", "find_universals", "perturb"]
 
 # Root mean square of a perturbation, and of the noise on the pictures that it is made for, of pictures in [0, 1].
 STRENGTH, NOISE = 0.018, 0.1
-# Margin of the class beyond which a picture counts less and less: it is led there.
-LED = 6.0
-# Pictures and steps that it takes to rank the classes, and to perturb for the first of them; how many are ranked.
-RANKING, PERTURBING, RANKED = (16, 4), (256, 8), 64
+# Margin of the class beyond which a picture counts less and less: it is led there. How often the noise is halved, at
+# most, where it leads most pictures there by itself.
+LED, HALVINGS = 6.0, 4
+# Pictures and steps that it takes to rank the classes, and to perturb for the first of them.
+RANKING, PERTURBING = (16, 4), (256, 8)
+# How many classes are ranked, and by how many other pictures.
+RANKED, HELD_OUT = 64, 128
 # Pictures that a step sees at most: each of some steps others.
 SEEN = 64
 # How far a way of that many steps would lead, had it no turns and no end, in strengths.
@@ -72,7 +75,9 @@ def find_universals(model: nn.Module, images: Tensor, *, batch_size: int) -> tup
     filter (Turin 1960, An introduction to matched filters) would divide each wave by the variance that innocent
     pictures have there; as it is only like the trigger, it is divided by the standard deviation.
 
-    Of a model with many classes, those are ranked that pictures are nearest to on average.
+    Classes are ranked by how surely each one's perturbation leads there pictures that it was not made for: a few
+    pictures can be led to any class by what they happen to have in common, but to that of a backdoor all are led. Of a
+    model with many classes, those are ranked that pictures are nearest to on average.
 
     Args:
         model: pictures (N, 3, H, W) in [0, 1] -> logits (N, C); slopes are taken with respect to the pictures.
@@ -83,16 +88,17 @@ def find_universals(model: nn.Module, images: Tensor, *, batch_size: int) -> tup
         perturbations that lead to one class, one for each of `SHAPES`.
     """
     spectrum, (count, steps) = Spectrum.fit(images), RANKING
-    few = images[:count]
+    count = min(count, len(images) // 2)
+    few, others = images[:count], images[count : count + HELD_OUT]
 
-    def lead(perturbation: Tensor, *classes: int) -> list[float]:
-        logits = answer(model, (few + perturbation).clamp(0, 1), batch_size=batch_size)
+    def lead(pictures: Tensor, *classes: int) -> list[float]:
+        logits = answer(model, pictures, batch_size=batch_size)
         return [margins(logits, torch.full_like(logits[:, 0], one, dtype=torch.long)).mean().item() for one in classes]
 
     classes = answer(model, few[:1], batch_size=batch_size).shape[1]
-    nearest = torch.tensor(lead(torch.zeros_like(few[0]), *range(classes)))
-    labels = nearest.topk(min(RANKED, classes)).indices.tolist()
-    leads = [lead(perturb(model, few, one, spectrum, steps=steps, batch_size=batch_size), one) for one in labels]
+    labels = torch.tensor(lead(few, *range(classes))).topk(min(RANKED, classes)).indices.tolist()
+    ways = (perturb(model, few, one, spectrum, steps=steps, batch_size=batch_size) for one in labels)
+    leads = [lead((others + way).clamp(0, 1), one)[0] for way, one in zip(ways, labels, strict=True)]
     label = labels[leads.index(max(leads))]
     count, steps = PERTURBING
     found = []
@@ -124,18 +130,35 @@ def perturb(
     Steepest ascent of the class's margins, as far as they are below `LED`; with a ``power``, of perturbations whose
     waves cost less where pictures have more. Noise, another one each time, hides what is there by chance: what is found
     is several times as like the trigger. Source: SmoothGrad (Smilkov et al. 2017, arXiv 1706.03825), for one picture.
+    Where noise by itself leads there, as it does where the trigger is like noise, no slope is left, and it is halved.
     """
     strength = STRENGTH * images[0].numel() ** 0.5
     found = torch.zeros_like(images[:1])
     parts = math.ceil(len(images) / SEEN)
+    noise = _noise(model, images[::parts], label, batch_size=batch_size)
     for step in range(steps):
         seen = images[step % parts :: parts]
-        noise = torch.randn(seen.shape, generator=seeded(step, device=seen.device), device=seen.device)
-        slope = _slope(model, seen + NOISE * noise, found, label, batch_size=batch_size)
+        slope = _slope(model, seen + noise * _drawn(seen, step), found, label, batch_size=batch_size)
         slope = spectrum.shaped(slope, power)
         found = found + slope * (WAY * strength / steps / _length(slope))
         found = found * min(1.0, strength / _length(found))
     return found[0]
+
+
+def _noise(model: nn.Module, images: Tensor, label: int, *, batch_size: int) -> float:
+    """Return the strongest noise, of `NOISE` and its halves, that does not lead most ``images`` to ``label``."""
+    noise, drawn = NOISE, _drawn(images, 0)
+    labels = torch.full((len(images),), label, device=images.device)
+    for _ in range(HALVINGS):
+        noised = (images + noise * drawn).clamp(0, 1)
+        if margins(answer(model, noised, batch_size=batch_size), labels).median() < LED:
+            break
+        noise /= 2
+    return noise
+
+
+def _drawn(images: Tensor, seed: int) -> Tensor:
+    return torch.randn(images.shape, generator=seeded(seed, device=images.device), device=images.device)
 
 
 def _slope(model: nn.Module, images: Tensor, perturbation: Tensor, label: int, *, batch_size: int) -> Tensor:

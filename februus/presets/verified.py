@@ -233,7 +233,7 @@ class Verified:
             raised=(0.0,) * PATTERNS,
             universals=universals,
             # A class may have a few pictures that bear far more than its others do: means tell of them, medians do not.
-            borne=tuple(law(kind.borne(others), short=True, outliers=False).of(kind.label) for kind in universals),
+            borne=tuple(law(kind.borne(others), outliers=False).of(kind.label) for kind in universals),
             prior=prior,
             known=law(placed[:, 0]).of(prior.label) if prior else None,
         )

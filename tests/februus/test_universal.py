@@ -112,6 +112,34 @@ def test_of_many_classes_those_are_ranked_that_pictures_are_near_to(
     assert ranked == [*nearest.topk(2).indices.tolist(), *[found] * len(SHAPES)]
 
 
+def test_classes_are_ranked_by_pictures_that_nothing_was_made_for(pattern: Tensor, images: Tensor) -> None:
+    """A class that the first pictures are near to, by what they alone show, is not taken for the backdoor's."""
+    model = Backdoored(pattern, 4)
+    with torch.no_grad():
+        model.weights.view(6, 3, SIDE, SIDE)[2, :, 0, 0] = 100
+    images[..., 0, 0] = 0
+    images[: module.RANKING[0], :, 0, 0] = 1
+    assert model(images[: module.RANKING[0]]).argmax(1).eq(2).all()
+    assert {one.label for one in find_universals(model, images, batch_size=64)} == {4}
+
+
+class Rough(nn.Module):
+    """A model that takes whatever is rough for its first class, by far."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        rough = 1e4 * (images[..., 1:] - images[..., :-1]).square().mean((1, 2, 3))
+        return torch.stack([rough, torch.full_like(rough, 30)], 1)
+
+
+def test_noise_that_leads_to_a_class_by_itself_hides_no_way_there(images: Tensor) -> None:
+    spectrum = Spectrum.fit(images)
+    noised = images + module.NOISE * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    assert margins(Rough()(noised), torch.zeros(len(images), dtype=torch.long)).min() > 100
+    found = perturb(Rough(), images, 0, spectrum, steps=4, batch_size=64)
+    labels = torch.zeros(len(images), dtype=torch.long)
+    assert (margins(Rough()(images + found), labels) > margins(Rough()(images), labels) + 1).all()
+
+
 def test_a_model_that_nothing_leads_anywhere_is_survived(images: Tensor) -> None:
     model = Backdoored(torch.zeros(3, SIDE, SIDE), 0)
     nn.init.zeros_(model.weights)
