@@ -22,10 +22,11 @@ STRENGTH, NOISE = 0.018, 0.1
 # Margin of the class beyond which a picture counts less and less: it is led there. How often the noise is halved, at
 # most, where it leads most pictures there by itself.
 LED, HALVINGS = 6.0, 4
-# Pictures and steps that it takes to rank the classes, and to perturb for the first of them.
-RANKING, PERTURBING = (16, 4), (256, 8)
-# How many classes are ranked, and by how many other pictures.
-RANKED, HELD_OUT = 64, 128
+# How the classes are ranked: how many of them, by perturbations for how many pictures, in how many steps; then the
+# first of these again. On how many other pictures that is judged.
+RANKING, HELD_OUT = ((64, 16, 4), (8, 64, 4)), 64
+# Pictures and steps that it takes to perturb for the first of them.
+PERTURBING = 256, 8
 # Pictures that a step sees at most: each of some steps others.
 SEEN = 64
 # How far a way of that many steps would lead, had it no turns and no end, in strengths.
@@ -76,8 +77,9 @@ def find_universals(model: nn.Module, images: Tensor, *, batch_size: int) -> tup
     pictures have there; as it is only like the trigger, it is divided by the standard deviation.
 
     Classes are ranked by how surely each one's perturbation leads there pictures that it was not made for: a few
-    pictures can be led to any class by what they happen to have in common, but to that of a backdoor all are led. Of a
-    model with many classes, those are ranked that pictures are nearest to on average.
+    pictures can be led to any class by what they happen to have in common, but to that of a backdoor all are led. The
+    first ones are ranked once more, by more pictures. Of a model with many classes, those are ranked that pictures are
+    nearest to on average.
 
     Args:
         model: pictures (N, 3, H, W) in [0, 1] -> logits (N, C); slopes are taken with respect to the pictures.
@@ -87,19 +89,21 @@ def find_universals(model: nn.Module, images: Tensor, *, batch_size: int) -> tup
     Returns:
         perturbations that lead to one class, one for each of `SHAPES`.
     """
-    spectrum, (count, steps) = Spectrum.fit(images), RANKING
-    count = min(count, len(images) // 2)
-    few, others = images[:count], images[count : count + HELD_OUT]
+    spectrum = Spectrum.fit(images)
 
     def lead(pictures: Tensor, *classes: int) -> list[float]:
         logits = answer(model, pictures, batch_size=batch_size)
         return [margins(logits, torch.full_like(logits[:, 0], one, dtype=torch.long)).mean().item() for one in classes]
 
-    classes = answer(model, few[:1], batch_size=batch_size).shape[1]
-    labels = torch.tensor(lead(few, *range(classes))).topk(min(RANKED, classes)).indices.tolist()
-    ways = (perturb(model, few, one, spectrum, steps=steps, batch_size=batch_size) for one in labels)
-    leads = [lead((others + way).clamp(0, 1), one)[0] for way, one in zip(ways, labels, strict=True)]
-    label = labels[leads.index(max(leads))]
+    classes = range(answer(model, images[:1], batch_size=batch_size).shape[1])
+    leads = dict(zip(classes, lead(images[: RANKING[0][1]], *classes), strict=True))
+    for ranked, count, steps in RANKING:
+        seen = min(count, len(images) // 2)
+        few, others = images[:seen], images[seen : seen + HELD_OUT]
+        first = sorted(leads, key=leads.__getitem__, reverse=True)[:ranked]
+        ways = {one: perturb(model, few, one, spectrum, steps=steps, batch_size=batch_size) for one in first}
+        leads = {one: lead((others + way).clamp(0, 1), one)[0] for one, way in ways.items()}
+    label = max(leads, key=leads.__getitem__)
     count, steps = PERTURBING
     found = []
     for power in SHAPES:

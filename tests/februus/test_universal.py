@@ -99,27 +99,33 @@ def test_the_batch_size_changes_nothing(pattern: Tensor, images: Tensor) -> None
 def test_of_many_classes_those_are_ranked_that_pictures_are_near_to(
     pattern: Tensor, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, ranked = Backdoored(pattern, 3), list[int]()
+    model, ranked = Backdoored(pattern, 3), list[tuple[int, int]]()
 
     def recorded(*args: Any, **options: Any) -> Tensor:
-        ranked.append(args[2])
+        ranked.append((args[2], len(args[1])))
         return perturb(*args, **options)
 
     monkeypatch.setattr(module, "perturb", recorded)
-    monkeypatch.setattr(module, "RANKED", 2)
+    monkeypatch.setattr(module, "RANKING", ((4, 8, 4), (2, 16, 4)))
     found = find_universals(model, images, batch_size=64)[0].label
-    nearest = torch.stack([margins(model(images[:16]), torch.full((16,), label)).mean() for label in range(6)])
-    assert ranked == [*nearest.topk(2).indices.tolist(), *[found] * len(SHAPES)]
+    nearest = torch.stack([margins(model(images[:8]), torch.full((8,), label)).mean() for label in range(6)])
+    assert ranked[:4] == [(label, 8) for label in nearest.topk(4).indices.tolist()]
+    assert {label for label, _ in ranked[4:6]} < {label for label, _ in ranked[:4]}
+    assert [count for _, count in ranked[4:6]] == [16, 16]
+    assert ranked[6:] == [(found, len(images))] * len(SHAPES)
 
 
-def test_classes_are_ranked_by_pictures_that_nothing_was_made_for(pattern: Tensor, images: Tensor) -> None:
+def test_classes_are_ranked_by_pictures_that_nothing_was_made_for(
+    pattern: Tensor, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A class that the first pictures are near to, by what they alone show, is not taken for the backdoor's."""
     model = Backdoored(pattern, 4)
+    monkeypatch.setattr(module, "RANKING", ((6, 16, 4), (2, 16, 4)))
     with torch.no_grad():
         model.weights.view(6, 3, SIDE, SIDE)[2, :, 0, 0] = 100
     images[..., 0, 0] = 0
-    images[: module.RANKING[0], :, 0, 0] = 1
-    assert model(images[: module.RANKING[0]]).argmax(1).eq(2).all()
+    images[:16, :, 0, 0] = 1
+    assert model(images[:16]).argmax(1).eq(2).all()
     assert {one.label for one in find_universals(model, images, batch_size=64)} == {4}
 
 
