@@ -89,20 +89,15 @@ def find_universals(model: nn.Module, images: Tensor, *, batch_size: int) -> tup
     Returns:
         perturbations that lead to one class, one for each of `SHAPES`.
     """
-    spectrum = Spectrum.fit(images)
-
-    def lead(pictures: Tensor, *classes: int) -> list[float]:
-        logits = answer(model, pictures, batch_size=batch_size)
-        return [margins(logits, torch.full_like(logits[:, 0], one, dtype=torch.long)).mean().item() for one in classes]
-
-    classes = range(answer(model, images[:1], batch_size=batch_size).shape[1])
-    leads = dict(zip(classes, lead(images[: RANKING[0][1]], *classes), strict=True))
+    spectrum, near = Spectrum.fit(images), answer(model, images[: RANKING[0][1]], batch_size=batch_size)
+    leads = {one: _led(near, one).mean().item() for one in range(near.shape[1])}
     for ranked, count, steps in RANKING:
         seen = min(count, len(images) // 2)
         few, others = images[:seen], images[seen : seen + HELD_OUT]
         first = sorted(leads, key=leads.__getitem__, reverse=True)[:ranked]
-        ways = {one: perturb(model, few, one, spectrum, steps=steps, batch_size=batch_size) for one in first}
-        leads = {one: lead((others + way).clamp(0, 1), one)[0] for one, way in ways.items()}
+        ways = ((one, perturb(model, few, one, spectrum, steps=steps, batch_size=batch_size)) for one in first)
+        led = ((one, answer(model, (others + way).clamp(0, 1), batch_size=batch_size)) for one, way in ways)
+        leads = {one: _led(logits, one).mean().item() for one, logits in led}
     label = max(leads, key=leads.__getitem__)
     count, steps = PERTURBING
     found = []
@@ -150,12 +145,11 @@ def perturb(
 
 
 def _noise(model: nn.Module, images: Tensor, label: int, *, batch_size: int) -> float:
-    """Return the strongest noise, of `NOISE` and its halves, that does not lead most ``images`` to ``label``."""
+    """Return the strongest noise that does not lead most ``images`` to ``label``: `NOISE`, halved up to `HALVINGS`."""
     noise, drawn = NOISE, _drawn(images, 0)
-    labels = torch.full((len(images),), label, device=images.device)
     for _ in range(HALVINGS):
         noised = (images + noise * drawn).clamp(0, 1)
-        if margins(answer(model, noised, batch_size=batch_size), labels).median() < LED:
+        if _led(answer(model, noised, batch_size=batch_size), label).median() < LED:
             break
         noise /= 2
     return noise
@@ -171,10 +165,15 @@ def _slope(model: nn.Module, images: Tensor, perturbation: Tensor, label: int, *
     with evaluation_mode(model), torch.inference_mode(mode=False), torch.enable_grad():
         for part in images.split(batch_size):
             perturbed = (part + perturbation).clone().requires_grad_()
-            led = margins(model(perturbed.clamp(0, 1)), torch.full((len(part),), label, device=part.device))
+            led = _led(model(perturbed.clamp(0, 1)), label)
             (slope,) = torch.autograd.grad(-F.softplus(LED - led).sum(), perturbed)
             found += slope.sum(0, keepdim=True)
     return found.nan_to_num()
+
+
+def _led(logits: Tensor, label: int) -> Tensor:
+    """Return by how much one class exceeds the largest other one, of logits (N, C): (N,)."""
+    return margins(logits, torch.full_like(logits[:, 0], label, dtype=torch.long))
 
 
 def _length(found: Tensor) -> float:
