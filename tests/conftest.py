@@ -20,6 +20,12 @@ from februus.seeds import seeded
 from februus.training.classifier import LocalTraining, fit, predict
 from februus.triggers.patch import Patch
 
+# Processes that test side by side (``pytest -n``) share the cores, also with the processes that tests start.
+if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+
 CLASSES = ("red square", "red ring", "green square", "green ring")
 TARGET = 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+DEFINITIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 # A module imports from its own level or a lower one. A name stands for all that lies below it.
 LEVELS: dict[str, int] = {
@@ -97,7 +99,7 @@ def names_in(module: str) -> tuple[set[str], set[str]]:
         node = nodes.pop()
         if isinstance(node, ast.If):  # say of TYPE_CHECKING
             nodes += node.body + node.orelse
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        elif isinstance(node, DEFINITIONS):
             defined.add(node.name)
         elif isinstance(node, ast.Import | ast.ImportFrom):
             bound |= {(alias.asname or alias.name) for alias in node.names}
@@ -156,6 +158,14 @@ def test_the_families_folders_list_nothing() -> None:
     for family in ("models.architectures", "triggers", "localizers", "inpainters", "federated.attacks"):
         assert not imports_of(f"februus.{family}")
         assert exports_of(f"februus.{family}") is None
+
+
+@pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_calls_the_api_and_defines_nothing(notebook: Path) -> None:
+    cells = json.loads(notebook.read_text())["cells"]
+    trees = (ast.parse("".join(cell["source"])) for cell in cells if cell["cell_type"] == "code")
+    defined = [node for tree in trees for node in ast.walk(tree) if isinstance(node, DEFINITIONS)]
+    assert not [node.name for node in defined]
 
 
 def test_the_rules_can_be_broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
