@@ -104,14 +104,15 @@ class Verified:
     it away more surely when it is removed; and what the model sees in the picture is not what it sees in others of that
     class (`Typicality`, Lee et al. 2018, arXiv 1807.03888). *Remove, restore*: of a picture of the class that the model
     takes to most readily, what bears most of what leads there (a universal perturbation) is inpainted; where that does
-    not settle it, and of other classes, what decides between the picture and its restoration, again and again until the
-    class is another one and stays so. Where no small region explains the class and the noise, what is weak in the
-    cosine transform, brings the class along when it is added to reference pictures, or where the waves that smoothing
-    takes off outside the hottest quarter do so, the trigger is diffuse: the noise is taken off and, where that leaves
-    the class, the wave that stands out, or more noise. Neither is asked for where a region goes first, and another
-    class comes of it that the picture is more like. So it is where a picture of the class that the model takes to most
-    readily bears more than others of that perturbation, or is not like its class and bears some more; it is then taken
-    off, too, as far as the picture bears it; where that leaves the class, what bears most of it is inpainted.
+    not settle it, and of other classes, the next one of the hottest regions; where these do not agree, what
+    decides between the picture and its restoration, again and again until the class is another one and stays so.
+    Where no small region explains the class and the noise, what is weak in the cosine transform, brings the class
+    along when it is added to reference pictures, or where the waves that smoothing takes off outside the hottest
+    quarter do so, the trigger is diffuse: the noise is taken off and, where that leaves the class, the wave that
+    stands out, or more noise. Neither is asked for where a region goes first, and another class comes of it that
+    the picture is more like. So it is where a picture of the class that the model takes to most readily bears more
+    than others of that perturbation, or is not like its class and bears some more; it is then taken off, too, as
+    far as the picture bears it; where that leaves the class, what bears most of it is inpainted.
     *Strike*: where the picture keeps the class through all of that, what made it is proven all the same, and the
     likeliest other one is the answer.
 
@@ -477,7 +478,7 @@ class Verified:
             """Remove the regions, and return where another class came of it that the picture is as unlike (N,)."""
             rows = asked.nonzero()[:, 0]
             if len(rows):
-                parts = images[rows], cooled.take(rows), labels[rows], places[rows]
+                parts = images[rows], seen.heat[rows], cooled.take(rows), labels[rows], places[rows]
                 removed.put(rows, self._remove(model, *parts, batch_size=batch_size))
             return self._distance_left(seen, removed, asked & (strange > 0) & ~removed.keeps(labels)) > LEFT
 
@@ -700,13 +701,22 @@ class Verified:
         return best
 
     def _remove(
-        self, model: nn.Module, images: Tensor, cooled: Restored, labels: Tensor, places: Tensor, *, batch_size: int
+        self,
+        model: nn.Module,
+        images: Tensor,
+        heat: Tensor,
+        cooled: Restored,
+        labels: Tensor,
+        places: Tensor,
+        *,
+        batch_size: int,
     ) -> Restored:
         """Remove the region that makes the classes ``labels`` (N,), or a known place (N, 1, H, W), where that is surer.
 
-        The hottest region was restored already: ``cooled``. Of pictures of the class that the model takes to most
-        readily, what bears most of what leads there goes next; where the same other class comes of both, or of two
-        sizes of it, the trigger was there.
+        The smallest of the hottest regions was restored already: ``cooled``. Of pictures of the class that the model
+        takes to most readily, what bears most of what leads there goes next; where the same other class comes of both,
+        or of two sizes of it, the trigger was there. So it is of the next one of the hottest regions; where that does
+        not settle it either, what is decisive is asked from there on.
         """
         restoration, best = self._restoration(model, batch_size), cooled.clone()
         if self.without != "refinement":
@@ -716,8 +726,12 @@ class Verified:
             settled = restoration.borne(best, images, labels, led, fields, BORNE_IN)
             rows = (~settled).nonzero()[:, 0]
             if len(rows):
-                found = restoration.region(cooled.take(rows), images[rows], labels[rows])
-                best.prefer(rows, found, labels)
+                larger = restoration.inpaint(images[rows], top_fraction(heat[rows], SUSPECTED[1]))
+                same = larger.keeps(best.logits[rows].argmax(1)) & ~larger.keeps(labels[rows])
+                best.prefer(rows, larger, labels)
+                rows, larger = rows[~same], larger.take(~same)
+            if len(rows):
+                best.prefer(rows, restoration.region(larger, images[rows], labels[rows]), labels)
             restoration.borne(best, images, labels, led & best.keeps(labels), fields, BORNE_IN_MORE)
         rows = places.flatten(1).any(1).nonzero()[:, 0]
         if len(rows):

@@ -615,15 +615,50 @@ def test_of_the_class_that_the_model_takes_to_what_bears_what_leads_there_goes_f
     labels, places = model(images).argmax(1), torch.zeros_like(images[:, :1])
     assert labels.tolist() == [0, 1]
     cooled = preset._restoration(model, 64).of(images.clone(), torch.zeros_like(images[:, :1]))
-    restored = preset._remove(model, images, cooled, labels, places, batch_size=64)
+    cold = torch.zeros_like(places)
+    restored = preset._remove(model, images, cold, cooled, labels, places, batch_size=64)
     assert restored.logits[0].argmax() == 1
     assert (restored.images[0] == images[0])[:, ~restored.masks[0, 0].bool()].all()
     borne = [masks for masks in tried if len(masks) == 1]
     assert [round(masks.mean().item(), 1) for masks in borne if masks.any()][: len(shares)] == shares
     # The other picture is of another class, and asked for in any case.
     assert asked[0] == len(shares) - 1
-    without_it = replace(preset, without="refinement")._remove(model, images, cooled, labels, places, batch_size=64)
+    plain = replace(preset, without="refinement")
+    without_it = plain._remove(model, images, cold, cooled, labels, places, batch_size=64)
     assert torch.equal(without_it.logits, cooled.logits)
+
+
+def test_where_two_hottest_regions_make_the_same_other_class_nothing_else_is_asked(
+    patched: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pattern, images = torch.zeros(3, 32, 32), torch.full((3, 3, 32, 32), 0.3)
+    pattern[:, 4:8, 4:8] = 1 / 48
+    images[:, :, 4:8, 4:8] = 0.9
+    # The trigger is in the hottest 3 %, in the hottest 10 % alone, and elsewhere.
+    heat, places = torch.zeros(3, 1, 32, 32), torch.zeros(3, 1, 32, 32)
+    heat[0, :, 3:9, 3:9] = 2
+    heat[1, :, 2:10, 2:12] = 1
+    heat[1, :, 12:18, 12:18] = 2
+    heat[2, :, 16:] = 1
+    asked: list[Tensor] = []
+
+    def nothing(_: nn.Module, images: Tensor, restored: Tensor, *_others: Any) -> Tensor:
+        asked.append((images != restored).any(1, keepdim=True))
+        return torch.zeros_like(images[:, :1])
+
+    monkeypatch.setattr(restoring, "decisive", nothing)
+    model = Cornered(pattern)
+    unled = replace(verified(patched.purifier).calibrated(), universals=(), borne=())
+    preset = replace(verified(patched.purifier), inpainter=MeanFill(), calibration=unled)
+    labels = model(images).argmax(1)
+    assert labels.tolist() == [0, 0, 0]
+    cooled = preset.cool(model, images, heat, batch_size=64)
+    assert cooled.logits.argmax(1).tolist() == [1, 0, 0]
+    restored = preset._remove(model, images, heat, cooled, labels, places, batch_size=64)
+    assert restored.logits.argmax(1)[:2].tolist() == [1, 1]
+    # Of the first nothing is asked; of the others what decides is, beginning with the larger of both regions.
+    assert len(asked[0]) == 2
+    assert asked[0][0, 0, 4:8, 4:8].all()
 
 
 def test_what_changes_the_class_counts_before_what_is_surer() -> None:
@@ -1096,9 +1131,10 @@ def test_without_refinement_the_hottest_region_goes_as_it_is(patched: Case, coar
     purified = without(patched, "refinement")(images)
     assert purified.flagged.all()
     assert torch.equal(purified.masks, top_fraction(purified.heatmaps, SUSPECTED[0]))
-    smaller = coarse(images).masks
-    assert not torch.equal(smaller, purified.masks)
-    assert len(smaller.sum((1, 2, 3)).unique()) > len(SUSPECTED)
+    refined = coarse(images).masks
+    assert not torch.equal(refined, purified.masks)
+    # Of some the smallest region is the surest answer, too.
+    assert len(refined.sum((1, 2, 3)).unique()) > 1
 
 
 def test_without_whole_no_picture_is_restored_as_a_whole(diffuse: Case) -> None:
