@@ -54,6 +54,8 @@ def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "200")
+    # It keeps the width that this variable told when it was made, as in a process of pytest-xdist.
+    monkeypatch.setattr(console, "_width", None)
 
 
 @pytest.fixture(scope="module")
