@@ -112,7 +112,7 @@ class Restoration:
 
     def borne(
         self, best: Restored, images: Tensor, labels: Tensor, asked: Tensor, fields: Tensor, shares: Sequence[float]
-    ) -> Tensor:
+    ) -> tuple[Tensor, Restored]:
         """Remove what bears most of something, until the classes ``labels`` (N,) are the same other ones twice.
 
         The surest answer that changes the class counts.
@@ -126,20 +126,21 @@ class Restoration:
             shares: of the area, which are removed one after the other.
 
         Returns:
-            which of them are the same other class twice in a row (N,).
+            which of them are the same other class twice in a row (N,); what was tried last, ``best`` where nothing was.
         """
-        settled, rows = torch.zeros_like(asked), asked.nonzero()[:, 0]
+        settled, last, rows = torch.zeros_like(asked), best.clone(), asked.nonzero()[:, 0]
         before = best.logits[rows].argmax(1)
         for share in shares:
             if not len(rows):
                 break
             tried = self.inpaint(images[rows], top_fraction(fields[rows], share))
+            last.put(rows, tried)
             best.prefer(rows, tried, labels)
             now = tried.logits.argmax(1)
             same = (now == before) & ~tried.keeps(labels[rows])
             settled[rows] = same
             rows, before = rows[~same], now[~same]
-        return settled
+        return settled, last
 
     def region(self, last: Restored, images: Tensor, labels: Tensor) -> Restored:
         """Remove the region that makes the classes ``labels`` (N,).

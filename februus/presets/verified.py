@@ -723,15 +723,11 @@ class Verified:
             universals = self.calibrated().universals
             led = labels == universals[0].label if universals else torch.zeros_like(labels, dtype=torch.bool)
             fields = self._where(images, led)
-            settled = restoration.borne(best, images, labels, led, fields, BORNE_IN)
-            rows = (~settled).nonzero()[:, 0]
+            settled, _ = restoration.borne(best, images, labels, led, fields, BORNE_IN)
+            agreed, larger = restoration.borne(best, images, labels, ~settled, heat, SUSPECTED[1:2])
+            rows = (~settled & ~agreed).nonzero()[:, 0]
             if len(rows):
-                larger = restoration.inpaint(images[rows], top_fraction(heat[rows], SUSPECTED[1]))
-                same = larger.keeps(best.logits[rows].argmax(1)) & ~larger.keeps(labels[rows])
-                best.prefer(rows, larger, labels)
-                rows, larger = rows[~same], larger.take(~same)
-            if len(rows):
-                best.prefer(rows, restoration.region(larger, images[rows], labels[rows]), labels)
+                best.prefer(rows, restoration.region(larger.take(rows), images[rows], labels[rows]), labels)
             restoration.borne(best, images, labels, led & best.keeps(labels), fields, BORNE_IN_MORE)
         rows = places.flatten(1).any(1).nonzero()[:, 0]
         if len(rows):
