@@ -183,7 +183,7 @@ def _read(purifier: Purifier, image: Tensor, purified: Purified) -> tuple[Heat, 
 
 def _try(purifier: Purifier, preset: Verified, image: Tensor, purified: Purified) -> Evidence:
     model, batch_size = purifier.model, purifier.batch_size
-    calibration = preset.calibrated()
+    judgement, calibration = preset.judgement, preset.calibrated()
     probes = calibration.probes.to(image.device)
     label, suspected = purified.logits_before.argmax(1), bool(purified.flagged[0])
     logits = answer(model, probes, batch_size=batch_size)
@@ -206,13 +206,13 @@ def _try(purifier: Purifier, preset: Verified, image: Tensor, purified: Purified
             margin=margin.item(),
             heat=None if heat is None else heat.item(),
             score=score.item(),
-            guilty=suspected and score.item() >= preset.threshold,
+            guilty=suspected and score.item() >= judgement.threshold,
         )
 
     seen = preset.see(model, image)
     heat, distance = seen.heat, calibration.typicality.distance(seen.features, label)
     carried = carried_by_regions(model, image, heat, label, probes, batch_size=batch_size)
-    judged = preset.judge_sizes(consensus(calibration.against(carried, REGIONS)))
+    judged = judgement.sizes(consensus(calibration.against(carried, REGIONS)))
     sizes = zip(SUSPECTED, consensus(carried)[0], judged[0], strict=True)
     regions = []
     for size, margin, score in sizes:
@@ -225,13 +225,13 @@ def _try(purifier: Purifier, preset: Verified, image: Tensor, purified: Purified
     for place, pattern in enumerate(preset.patterns(image, heat)):
         left = add_pattern(model, pattern.added, label, probes, batch_size=batch_size)
         flipped = flip(model, pattern.without, label, batch_size=batch_size)
-        score = preset.judge_pattern(place, consensus(calibration.against(left, PATTERNED + place)), flipped)
+        score = judgement.pattern(place, consensus(calibration.against(left, PATTERNED + place)), flipped)
         margin = consensus(left)
         patterns.append(candidate(pattern.added, nowhere, pattern.without, margin=margin, heat=None, score=score))
     universal = []
-    judged = preset.judge_universals(image, label, preset.strangeness(seen))[0]
+    judged = judgement.universals(image, label, judgement.strangeness(distance))[0]
     if judged.isfinite().any():
-        removed = preset.take_off()[int(judged.argmax())](image)
+        removed = calibration.take_off()[int(judged.argmax())](image)
         margin = consensus(add_pattern(model, image - removed, label, probes, batch_size=batch_size))
         score = judged.amax()
         universal.append(candidate(image - removed, nowhere, removed, margin=margin, heat=None, score=score))
@@ -243,7 +243,7 @@ def _try(purifier: Purifier, preset: Verified, image: Tensor, purified: Purified
         patterns=tuple(patterns),
         universal=tuple(universal),
         strange=calibration.distance.surprise(distance).item(),
-        threshold=preset.threshold,
+        threshold=judgement.threshold,
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import islice
 
 import torch
@@ -11,6 +13,7 @@ from typing_extensions import Self
 
 from februus.checks import mismatch
 from februus.priors import Prior
+from februus.types import Restorer
 from februus.typicality import Typicality
 from februus.universal import SHAPES, Universal
 from februus.verification import Law, Tail
@@ -38,9 +41,7 @@ class Calibration:
         logits: the model's answer to them (P, C), by which another model is told apart.
         resistance: of the probes: mean and standard deviation of the margins with which innocent pictures carry their
             class to each of them (2, E, P), for each of `SUSPECTED`, the noise, the waves and a known place.
-        suspicious: surprise up to which each first look, with those before it, clears a picture.
-        faint: surprise up to which the look at what was taken off the whole picture clears it.
-        glancing: which of the probes that look asks.
+        glancing: which of the probes is asked by the look at what was taken off the whole picture.
         looks: margin with which an innocent region carries its class to the one other picture of each first look.
         typicality: what innocent pictures of each class are like.
         distance: of innocent pictures from those of their class that it does not know.
@@ -50,19 +51,19 @@ class Calibration:
         margins: with which innocent regions carry their class, for each of `SUSPECTED`, in units of the resistance.
         patterns: likewise, with which the noise, and the waves, of innocent pictures bring their class along.
         flips: margins of another class once the smallest region is restored, or the noise, or the waves are taken off.
-        joint: the surprise of all that is known of a region, of noise, of waves.
-        raised: how much more than the threshold noise, and waves, take, as reference pictures reach it.
         universals: perturbations that lead to the class that the model takes to most readily; none where left out.
         borne: how much of each of them innocent pictures bear, asked of those of that class.
         prior: what is known of a backdoor; None where nothing is.
         known: likewise, with which what innocent pictures show where its trigger lies carries theirs; None likewise.
+        joint: the sum of the surprises that the laws above tell of a region, of noise, of waves.
+        suspicious: surprise up to which each first look, with those before it, clears a picture.
+        faint: surprise up to which the look at what was taken off the whole picture clears it.
+        raised: how much more than the threshold noise, and waves, take, as reference pictures reach it.
     """
 
     probes: Tensor
     logits: Tensor
     resistance: Tensor
-    suspicious: tuple[float, ...]
-    faint: float
     glancing: int
     looks: tuple[Tail, ...]
     typicality: Typicality
@@ -73,16 +74,25 @@ class Calibration:
     margins: tuple[Law, ...]
     patterns: tuple[Law, ...]
     flips: tuple[Law, ...]
-    joint: tuple[Law, ...]
-    raised: tuple[float, ...]
     universals: tuple[Universal, ...]
     borne: tuple[Law, ...]
     prior: Prior | None = None
     known: Law | None = None
+    joint: tuple[Law, ...] = ()
+    suspicious: tuple[float, ...] = (-math.inf,) * len(LOOKS)
+    faint: float = -math.inf
+    raised: tuple[float, ...] = (0.0,) * PATTERNS
 
     def against(self, margins: Tensor, kind: slice | int, jury: slice = slice(None)) -> Tensor:
         """Return margins (N, ..., P) on the probes of ``jury`` in units of their `resistance` to some kind."""
         return in_units(margins, self.resistance.to(margins.device)[:, kind, jury])
+
+    def take_off(self) -> list[Restorer]:
+        """Return, for each of the `universals`, what takes off pictures what they bear of it beyond the usual."""
+        return [
+            partial(one.without, usual=law.places[one.label].item())
+            for one, law in zip(self.universals, self.borne, strict=True)
+        ]
 
     @property
     def laws(self) -> tuple[Law, ...]:

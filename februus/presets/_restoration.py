@@ -2,72 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from captum.attr import Saliency
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from februus.masks import dilate, smooth, top_fraction
 from februus.models.modes import evaluation_mode
+from februus.presets._pictures import Restored, rival
 from februus.types import Inpainter, Restorer
 from februus.typicality import answer_with_features
 
-__all__ = ["BORNE_IN", "BORNE_IN_MORE", "DECISIVE", "Restoration", "Restored", "decisive", "struck", "sureness"]
+__all__ = ["Restoration"]
 
 # How far what decides between a picture and its restoration is smoothed, as a share of the picture's side; from which
 # share of the highest value on it is removed, first and each time that the class was not settled; by which share of
 # the side it is grown where that keeps the class, and how often at most.
 SMOOTHED, DECISIVE, GROWN, GROWTHS = 1 / 16, (0.2, 0.1, 0.05, 0.05), 1 / 32, 3
-# Shares of a picture's area that are removed where it bears a universal perturbation: first; where nothing else helps.
-BORNE_IN, BORNE_IN_MORE = (0.1, 0.2), (0.3,)
-
-
-class Restored(NamedTuple):
-    """Pictures that were restored.
-
-    Args:
-        images: the pictures (N, 3, H, W).
-        masks: where they were (N, 1, H, W).
-        logits: what the model says of them (N, C).
-        features: what its last maps are like (N, D).
-    """
-
-    images: Tensor
-    masks: Tensor
-    logits: Tensor
-    features: Tensor
-
-    def clone(self) -> Self:
-        """Return a copy."""
-        return type(self)(*(one.clone() for one in self))
-
-    def take(self, rows: Tensor) -> Self:
-        """Return some of them."""
-        return type(self)(*(one[rows] for one in self))
-
-    def put(self, rows: Tensor, found: Restored) -> None:
-        """Put ``found`` in the place of some of them."""
-        for one, another in zip(self, found, strict=True):
-            one[rows] = another
-
-    def keeps(self, labels: Tensor) -> Tensor:
-        """Return which of them are still of the classes ``labels`` (N,): (N,)."""
-        return self.logits.argmax(1) == labels
-
-    def prefer(self, rows: Tensor, tried: Restored, labels: Tensor) -> None:
-        """Put ``tried`` in the place of some of them where it is better.
-
-        Better is what changes the class of ``labels`` (N,), then what is surer of another one.
-        """
-        own, keeps = labels[rows], self.keeps(labels)[rows]
-        surer = sureness(tried.logits, own) > sureness(self.logits[rows], own)
-        better = torch.where(tried.keeps(own) == keeps, surer, keeps)
-        self.put(rows[better], tried.take(better))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +44,12 @@ class Restoration:
     def inpaint(self, images: Tensor, masks: Tensor) -> Restored:
         """Restore what ``masks`` (N, 1, H, W) mark."""
         return self.of(self.inpainter(images, masks), masks)
+
+    def take_off(self, without: Restored, images: Tensor, asked: Tensor) -> None:
+        """Put ``images`` in the place of those ``without`` something, where ``asked`` for (N,) and not done yet."""
+        rows = (asked & ~without.masks.flatten(1).all(1)).nonzero()[:, 0]
+        if len(rows):
+            without.put(rows, self.of(images[rows], torch.ones_like(images[rows, :1])))
 
     def whole(
         self, best: Restored, images: Tensor, labels: Tensor, asked: Tensor, restorers: Sequence[Restorer]
@@ -200,21 +159,3 @@ def decisive(
     found = smooth(found, SMOOTHED).clamp(min=0)
     highest = found.amax((2, 3), keepdim=True)
     return ((found > share * highest) & (highest > 0)).to(images.dtype)
-
-
-def rival(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the likeliest class (N,) other than ``labels``."""
-    return logits.scatter(1, labels[:, None], -math.inf).argmax(1)
-
-
-def struck(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the logits (N, C) with the classes ``labels`` (N,) as unlikely as the least likely other one."""
-    own = labels[:, None]
-    return logits.scatter(1, own, logits.scatter(1, own, math.inf).amin(1, keepdim=True))
-
-
-def sureness(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the log-odds of the likeliest class other than ``labels``."""
-    other = rival(logits, labels)[:, None]
-    rest = logits.scatter(1, other, -math.inf).logsumexp(1)
-    return logits.gather(1, other)[:, 0] - rest

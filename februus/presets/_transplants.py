@@ -10,9 +10,25 @@ from torch import Tensor, nn
 from februus.masks import top_fraction
 from februus.presets._calibration import LOOKS, REGIONS, SUSPECTED
 from februus.priors import Prior
+from februus.restorers.guided_filter import GuidedFilter
+from februus.restorers.notch import Notch
+from februus.types import Restorer
 from februus.verification import transplant
 
-__all__ = ["Pattern", "add_pattern", "carried_by_place", "carried_by_regions", "look_at_region", "look_at_whole"]
+__all__ = [
+    "STILLER",
+    "Pattern",
+    "add_pattern",
+    "carried_by_place",
+    "carried_by_regions",
+    "faint_patterns",
+    "look_at_region",
+    "look_at_whole",
+]
+
+
+# What takes waves and the like off a picture, so that they are seen, and what takes one off that stands out.
+SMOOTHER, STILLER = GuidedFilter(), Notch()
 
 
 class Pattern(NamedTuple):
@@ -25,6 +41,15 @@ class Pattern(NamedTuple):
 
     added: Tensor
     without: Tensor
+
+
+def faint_patterns(images: Tensor, heat: Tensor, restorer: Restorer) -> tuple[Pattern, Pattern]:
+    """Return what may be a trigger all over the picture: its noise, and its waves outside the hottest quarter.
+
+    A patch is in the heat: what still carries the class without that part of the picture is no patch.
+    """
+    still, outside = restorer(images), 1 - top_fraction(heat, SUSPECTED[-1])
+    return Pattern(images - still, still), Pattern((images - SMOOTHER(images)) * outside, STILLER(images))
 
 
 def look_at_region(

@@ -334,10 +334,9 @@ def test_what_leads_the_model_is_tried_on_pictures_of_that_class(
     (candidate,) = led.evidence.universal
     torch.testing.assert_close(image[0] - candidate.part, candidate.removed, rtol=0, atol=1e-6)
     assert candidate.part.abs().amax() > 0
-    strange = purifier.preset.strangeness(purifier.preset.see(purifier.model, image))
-    assert candidate.score == pytest.approx(
-        purifier.preset.judge_universals(image, torch.tensor([label]), strange).amax().item()
-    )
+    judgement, seen = purifier.preset.judgement, purifier.preset.see(purifier.model, image)
+    strange = judgement.strangeness(judgement.calibration.typicality.distance(seen.features, seen.labels))
+    assert candidate.score == pytest.approx(judgement.universals(image, torch.tensor([label]), strange).amax().item())
     leading = (
         f"It bears more of a pattern that leads pictures to class {label} "
         "than innocent pictures as far from their class do."

@@ -20,12 +20,19 @@ from februus.inpainters.telea import Telea
 from februus.masks import dilate, top_fraction
 from februus.models import Normalized
 from februus.poisoning import poison, stamp
+from februus.presets import _examination as examining
+from februus.presets import _fitting as fitting
 from februus.presets import _restoration as restoring
 from februus.presets import verified as module
 from februus.presets._calibration import LOOKS, REGIONS, SUSPECTED
-from februus.presets._restoration import DECISIVE, GROWTHS, Restored, decisive, sureness
-from februus.presets._transplants import carried_by_regions, look_at_region
-from februus.presets.verified import ATYPICAL, BORNE, INNOCENT, LEFT, PARTS, PROBES, WANING, Verified
+from februus.presets._examination import PROBES, Examination, cool
+from februus.presets._fitting import INNOCENT, raised
+from februus.presets._judgement import ATYPICAL, BORNE, RAREST, Judgement
+from februus.presets._pictures import Restored, Seen, sureness
+from februus.presets._removal import DENOISED, Removal
+from februus.presets._restoration import DECISIVE, GROWTHS, decisive
+from februus.presets._transplants import Pattern, carried_by_regions, look_at_region
+from februus.presets.verified import LEFT, PARTS, WANING, Verified
 from februus.priors import Prior
 from februus.purifier import Purifier
 from februus.restorers.cosine_threshold import CosineThreshold
@@ -272,7 +279,7 @@ def test_few_probes_settle_what_all_would(patched: Case, diffuse: Case, monkeypa
     for shown in (patched, diffuse):
         images = shown.mixed(30)
         quick = shown.purifier(images)
-        monkeypatch.setattr(module, "settle", ask_all)
+        monkeypatch.setattr(examining, "settle", ask_all)
         whole = shown.purifier(images)
         monkeypatch.undo()
         assert quick.flagged.any()
@@ -283,15 +290,15 @@ def test_few_probes_settle_what_all_would(patched: Case, diffuse: Case, monkeypa
 
 
 def test_few_acquit_more_convict_and_all_are_everything() -> None:
-    first, second, last = module.JURIES
+    first, second, last = examining.JURIES
     assert 0 == first.start < first.stop == second.start < second.stop == last.start < last.stop == PROBES
     asked = torch.zeros(len(SUSPECTED), PROBES)
     for place, probe in LOOKS:
         asked[place, probe] += 1
-    for sizes, jury in module.OF_REGIONS:
+    for sizes, jury in examining.OF_REGIONS:
         asked[sizes, jury] += 1
     assert (asked == 1).all()
-    assert [jury for (jury,) in module.OF_OTHERS] == [first, second, last]
+    assert [jury for (jury,) in examining.OF_OTHERS] == [first, second, last]
 
 
 def test_with_the_shipped_inpainter_too(
@@ -346,7 +353,7 @@ def test_a_picture_is_flagged_from_the_threshold_on(patched: Case, without: str 
     purifier = Purifier.for_model(patched.model, patched.reference[:FEW], without=without, **COARSE)
     purified = purifier(patched.mixed())
     assert torch.equal(purified.flagged, purified.scores >= -math.log10(0.02))
-    assert verified(purifier).threshold == pytest.approx(1.69897)
+    assert verified(purifier).judgement.threshold == pytest.approx(1.69897)
     assert purified.scores.isfinite().all()
     assert purified.scores[1::2].mean() > purified.scores[::2].mean()
 
@@ -356,7 +363,7 @@ def whole_restorations(images: Tensor) -> list[Tensor]:
     restorers = (
         CosineThreshold(),
         Notch(),
-        *(CosineThreshold(threshold=threshold) for threshold in module.DENOISED),
+        *(CosineThreshold(threshold=threshold) for threshold in DENOISED),
     )
     return [restorer(images) for restorer in restorers]
 
@@ -433,13 +440,13 @@ def test_what_first_looks_found_is_not_asked_again(patched: Case, monkeypatch: p
         torch.testing.assert_close(found, asked[:, place, probe])
     # They are among what is known before regions are asked for, and no question asks for them.
     begun: list[Tensor] = []
-    end = module.settle
+    end = examining.settle
 
     def spy(ask: Any, judge: Any, threshold: float, margins: Tensor, questions: Any) -> Tensor:
         begun.append(margins.clone())
         return end(ask, judge, threshold, margins, questions)
 
-    monkeypatch.setattr(module, "settle", spy)
+    monkeypatch.setattr(examining, "settle", spy)
     examined = Purifier(
         patched.model, replace(preset, calibration=replace(preset.calibrated(), suspicious=(-9e9, -9e9)))
     )
@@ -452,17 +459,19 @@ def test_what_first_looks_found_is_not_asked_again(patched: Case, monkeypatch: p
 
 
 def test_waves_are_not_asked_for_where_noise_explains_the_class(diffuse: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    preset, judge = verified(diffuse.purifier), Verified._judge_pattern
+    preset, judge = verified(diffuse.purifier), Examination.pattern
     asked, found = dict[int, Tensor](), dict[int, Tensor]()
 
-    def spy(self: Verified, place: int, *given: Any, batch_size: int) -> Tensor:
-        asked[place] = given[-2]
-        found[place] = judge(self, place, *given, batch_size=batch_size)
+    def spy(
+        self: Examination, place: int, pattern: Pattern, labels: Tensor, questioned: Tensor, without: Restored
+    ) -> Tensor:
+        asked[place] = questioned
+        found[place] = judge(self, place, pattern, labels, questioned, without)
         return found[place]
 
-    monkeypatch.setattr(Verified, "_judge_pattern", spy)
+    monkeypatch.setattr(Examination, "pattern", spy)
     purified = preset(diffuse.model, diffuse.triggered[:20], batch_size=64)
-    explained = found[0] >= preset.threshold
+    explained = found[0] >= preset.judgement.threshold
     assert explained.any()
     assert not (asked[1] & explained).any()
     assert purified.flagged[explained].all()
@@ -475,7 +484,7 @@ def test_the_class_is_lost_with_what_made_it(patched: Case, waved: Case) -> None
         preset = verified(patched.purifier)
         seen = preset.see(patched.model, images)
         heat, labels = seen.heat, seen.labels
-        restored, masks, logits, features = preset.cool(patched.model, images, heat, batch_size=64)
+        restored, masks, logits, features = cool(preset.restoration(patched.model, 64), images, heat)
         torch.testing.assert_close(masks, top_fraction(heat, SUSPECTED[0]))
         torch.testing.assert_close(restored, preset.inpainter(images, masks))
         torch.testing.assert_close(logits, patched.model(restored))
@@ -506,8 +515,8 @@ def test_a_whole_picture_is_restored_as_gently_as_changes_the_class(kind: str, r
     labels = found.model(images).argmax(1)
     still = CosineThreshold()(images)
     nowhere = torch.zeros(len(images), dtype=torch.bool)
-    first = preset._restoration(found.model, 64).of(still, torch.ones_like(still[:, :1]))
-    restored, masks, logits, _ = preset._restore_whole(found.model, images, first, labels, nowhere, batch_size=64)
+    first = preset.restoration(found.model, 64).of(still, torch.ones_like(still[:, :1]))
+    restored, masks, logits, _ = preset.removal(found.model, 64).whole(images, first, labels, nowhere)
     assert (masks == 1).all()
     torch.testing.assert_close(logits, found.model(restored).detach(), rtol=0, atol=1e-5)
     steps = whole_restorations(images)
@@ -518,15 +527,15 @@ def test_a_whole_picture_is_restored_as_gently_as_changes_the_class(kind: str, r
         torch.testing.assert_close(picture, tried[best], rtol=0, atol=1e-5)
 
 
-def leave_whole(preset: Verified, model: nn.Module, images: Tensor, *_: Any, batch_size: int) -> Restored:
-    """In the place of `Verified._restore_whole`: the whole pictures stay as they came."""
-    return preset._restoration(model, batch_size).of(images.clone(), torch.ones_like(images[:, :1]))
+def leave_whole(removal: Removal, images: Tensor, *_: Tensor) -> Restored:
+    """In the place of `Removal.whole`: the whole pictures stay as they came."""
+    return removal.restoration.of(images.clone(), torch.ones_like(images[:, :1]))
 
 
 def test_a_class_that_cannot_be_taken_off_is_struck(
     patched: Case, diffuse: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Verified, "_restore_whole", leave_whole)
+    monkeypatch.setattr(Removal, "whole", leave_whole)
     images = diffuse.mixed(30)
     # As a diffuse trigger is strange, a region would explain the class as well, and go before that is struck.
     plain = replace(verified(diffuse.purifier), without="typicality")
@@ -581,9 +590,9 @@ def test_what_keeps_the_class_loses_the_region_that_bears_a_universal_perturbati
     images, model = torch.full((4, 3, side, side), 0.3), Cornered(pattern)
     images[:2, :, : side // 2, : side // 2] = 0.9
     labels, bearing = torch.zeros(4, dtype=torch.long), torch.tensor([True, False, True, False])
-    first = preset._restoration(model, 64).of(images.clone(), torch.ones_like(images[:, :1]))
+    first = preset.restoration(model, 64).of(images.clone(), torch.ones_like(images[:, :1]))
     assert first.logits.argmax(1).tolist() == [0, 0, 1, 1]
-    restored, masks, logits, _ = preset._restore_whole(model, images, first, labels, bearing, batch_size=64)
+    restored, masks, logits, _ = preset.removal(model, 64).whole(images, first, labels, bearing)
     # It is in the quarter, no larger than was asked for, and gone; who does not bear it keeps the class.
     assert logits.argmax(1)[:2].tolist() == [1, 0]
     assert masks[0].mean() < 0.4
@@ -617,9 +626,9 @@ def test_of_the_class_that_the_model_takes_to_what_bears_what_leads_there_goes_f
     model, preset = Cornered(pattern), replace(led_by(patched, pattern), inpainter=Recording())
     labels, places = model(images).argmax(1), torch.zeros_like(images[:, :1])
     assert labels.tolist() == [0, 1]
-    cooled = preset._restoration(model, 64).of(images.clone(), torch.zeros_like(images[:, :1]))
+    cooled = preset.restoration(model, 64).of(images.clone(), torch.zeros_like(images[:, :1]))
     cold = torch.zeros_like(places)
-    restored = preset._remove(model, images, cold, cooled, labels, places, batch_size=64)
+    restored = preset.removal(model, 64).region(images, cold, cooled, labels, places)
     assert restored.logits[0].argmax() == 1
     assert (restored.images[0] == images[0])[:, ~restored.masks[0, 0].bool()].all()
     borne = [masks for masks in tried if len(masks) == 1]
@@ -627,7 +636,7 @@ def test_of_the_class_that_the_model_takes_to_what_bears_what_leads_there_goes_f
     # The other picture is of another class, and asked for in any case.
     assert asked[0] == len(shares) - 1
     plain = replace(preset, without="refinement")
-    without_it = plain._remove(model, images, cold, cooled, labels, places, batch_size=64)
+    without_it = plain.removal(model, 64).region(images, cold, cooled, labels, places)
     assert torch.equal(without_it.logits, cooled.logits)
 
 
@@ -655,9 +664,9 @@ def test_where_two_hottest_regions_make_the_same_other_class_nothing_else_is_ask
     preset = replace(verified(patched.purifier), inpainter=MeanFill(), calibration=unled)
     labels = model(images).argmax(1)
     assert labels.tolist() == [0, 0, 0]
-    cooled = preset.cool(model, images, heat, batch_size=64)
+    cooled = cool(preset.restoration(model, 64), images, heat)
     assert cooled.logits.argmax(1).tolist() == [1, 0, 0]
-    restored = preset._remove(model, images, heat, cooled, labels, places, batch_size=64)
+    restored = preset.removal(model, 64).region(images, heat, cooled, labels, places)
     assert restored.logits.argmax(1)[:2].tolist() == [1, 1]
     # Of the first nothing is asked; of the others what decides is, beginning with the larger of both regions.
     assert len(asked[0]) == 2
@@ -717,21 +726,21 @@ def test_a_trigger_of_low_frequencies_is_found_by_what_the_model_takes_to_most_r
     assert share(shaded.purifier(shaded.clean.floats()).flagged) <= 0.03
     # Of other classes it says nothing.
     preset, usual = verified(shaded.purifier), torch.zeros(len(labels))
-    judged = preset.judge_universals(shaded.triggered, labels, usual)
+    judged = preset.judgement.universals(shaded.triggered, labels, usual)
     assert torch.equal(judged.isfinite(), led[:, None].expand(-1, len(SHAPES)))
-    assert (preset.judge_universals(shaded.triggered, labels + 1, usual) == -math.inf).all()
+    assert (preset.judgement.universals(shaded.triggered, labels + 1, usual) == -math.inf).all()
     # What is joined is how rare it is inside the class, which itself is as rare as it is.
     for found, one, law in zip(judged.T, calibration.universals, calibration.borne, strict=True):
         rare = -math.log10(law.frequencies[one.label])
         inside = law.surprise(one.borne(shaded.triggered)) - rare
         granted = math.log10(BORNE / len(SHAPES))
-        torch.testing.assert_close(found[led], (rare + preset._joined(inside, usual) + granted)[led])
+        torch.testing.assert_close(found[led], (rare + preset.judgement.joined(inside, usual) + granted)[led])
     # What is strange takes less of it.
-    assert (preset.judge_universals(shaded.triggered, labels, usual + 4) > judged)[led].all()
+    assert (preset.judgement.universals(shaded.triggered, labels, usual + 4) > judged)[led].all()
     plain = replace(preset, without="typicality")
     assert torch.equal(
-        plain.judge_universals(shaded.triggered, labels, usual + 4),
-        plain.judge_universals(shaded.triggered, labels, usual),
+        plain.judgement.universals(shaded.triggered, labels, usual + 4),
+        plain.judgement.universals(shaded.triggered, labels, usual),
     )
 
 
@@ -739,7 +748,7 @@ def test_two_independent_surprises_are_joined_as_often_as_is_stated(patched: Cas
     preset, many = verified(patched.purifier), 200_000
     # -log10 of what is uniform; as of distances, what is not in the upper quartile is not surprising.
     first, second = -torch.rand(2, many, generator=seeded(4)).double().log10()
-    joined = preset._joined(first, ATYPICAL * (second + math.log10(Tail.SHARE)).clamp(min=0))
+    joined = preset.judgement.joined(first, ATYPICAL * (second + math.log10(Tail.SHARE)).clamp(min=0))
     for share in (0.1, 0.01, 0.001):
         found = (joined >= -math.log10(share)).double().mean().item()
         assert found == pytest.approx(share, abs=4 * math.sqrt(share / many))
@@ -749,7 +758,7 @@ def test_two_independent_surprises_are_joined_as_often_as_is_stated(patched: Cas
 
 
 @pytest.mark.parametrize(
-    ("beyond", "raised"),
+    ("beyond", "expected"),
     [
         ([], 0.0),
         ([0.1], 0.1),
@@ -759,14 +768,15 @@ def test_two_independent_surprises_are_joined_as_often_as_is_stated(patched: Cas
         ([0.1, 0.2, 0.3, 0.4], 0.0),  # so may be those of which there are more than a few
     ],
 )
-def test_what_reference_pictures_reach_is_not_flagged(patched: Case, beyond: list[float], raised: float) -> None:
-    preset = verified(patched.purifier)
+def test_what_reference_pictures_reach_is_not_flagged(patched: Case, beyond: list[float], expected: float) -> None:
+    judgement = verified(patched.purifier).judgement
     surprises = torch.linspace(-1, 2, 251, dtype=torch.float64)
-    surprises[: len(beyond)] = preset.threshold + torch.tensor(beyond, dtype=torch.float64)
-    found = preset._raised(surprises)
-    assert found == pytest.approx(raised, abs=1e-5)
-    if raised:
-        assert not ((surprises >= preset.threshold + found) & (surprises < preset.threshold + INNOCENT)).any()
+    surprises[: len(beyond)] = judgement.threshold + torch.tensor(beyond, dtype=torch.float64)
+    found = raised(surprises, judgement)
+    assert found == pytest.approx(expected, abs=1e-5)
+    if expected:
+        above = surprises - judgement.threshold
+        assert not ((above >= found) & (above < INNOCENT)).any()
 
 
 def test_a_raised_bar_is_one_for_all_that_is_asked_of_it(patched: Case) -> None:
@@ -775,7 +785,9 @@ def test_a_raised_bar_is_one_for_all_that_is_asked_of_it(patched: Case) -> None:
         for raised in ((0.0, 0.0), (1.0, 2.0))
     )
     for place in range(2):
-        patterns = [one.judge_pattern(place, torch.linspace(0, 9, 4), torch.linspace(-1, 1, 4)) for one in (low, high)]
+        patterns = [
+            one.judgement.pattern(place, torch.linspace(0, 9, 4), torch.linspace(-1, 1, 4)) for one in (low, high)
+        ]
         torch.testing.assert_close(patterns[0] - 1 - place, patterns[1])
 
 
@@ -785,7 +797,7 @@ def test_the_bar_is_raised_by_what_the_reference_reaches(
     given, asked, tolerated = iter((1.0, 2.0)), [], []
     fitted = Law.fit
 
-    def reach(_: Verified, surprises: Tensor) -> float:
+    def reach(surprises: Tensor, _: Judgement) -> float:
         asked.append(surprises)
         return next(given)
 
@@ -793,7 +805,7 @@ def test_the_bar_is_raised_by_what_the_reference_reaches(
         tolerated.append(options.get("tolerated", 0))
         return fitted(*values, **options)
 
-    monkeypatch.setattr(Verified, "_raised", reach)
+    monkeypatch.setattr(fitting, "raised", reach)
     monkeypatch.setattr(Law, "fit", spy)
     purifier = Purifier.for_model(patched.model, patched.reference, batch_size=64, inpainter="mean-fill")
     assert verified(purifier).calibrated().raised == (1.0, 2.0)
@@ -937,7 +949,7 @@ def test_what_does_not_fit_is_refused(patched: Case, count: int | None, options:
 
 def test_a_coarser_rate_takes_fewer_pictures(patched: Case) -> None:
     purifier = Purifier.for_model(patched.model, patched.reference[:20], preset="verified:false_positive_rate=0.05")
-    assert verified(purifier).threshold == pytest.approx(1.30103)
+    assert verified(purifier).judgement.threshold == pytest.approx(1.30103)
 
 
 def test_pictures_of_another_size_than_the_reference_are_refused(patched: Case) -> None:
@@ -996,7 +1008,7 @@ def test_the_first_look_loses_nothing_that_is_flagged(patched: Case, coarse: Pur
 )
 def test_one_kind_of_evidence_left_out(patched: Case, part: str, counts: set[str]) -> None:
     purifier = without(patched, part)
-    judge = verified(purifier).judge_regions
+    judge = verified(purifier).judgement.regions
     evidence = {
         "heat": torch.full((2,), 4.0),
         "margin": torch.full((2, len(SUSPECTED)), 6.0),
@@ -1016,20 +1028,27 @@ def test_some_evidence_only_adds(patched: Case, heat: tuple[float, float], flipp
     """Heat that is spread, a class that outlasts the removal of a small region: so are large triggers."""
     carried = torch.full((2, len(SUSPECTED)), 6.0)
     nothing = torch.zeros(2)
-    one, other = verified(patched.purifier).judge_regions(torch.tensor(heat), carried, torch.tensor(flipped), nothing)
+    one, other = verified(patched.purifier).judgement.regions(
+        torch.tensor(heat), carried, torch.tensor(flipped), nothing
+    )
     assert one == other
+
+
+def strangeness(preset: Verified, seen: Seen) -> Tensor:
+    """How far pictures are from those of their classes, as evidence (N,)."""
+    return preset.judgement.strangeness(preset.calibrated().typicality.distance(seen.features, seen.labels))
 
 
 def test_what_is_not_like_its_class_is_strange(patched: Case) -> None:
     preset = verified(patched.purifier)
     clean, triggered = (
-        preset.strangeness(preset.see(patched.model, images))
+        strangeness(preset, preset.see(patched.model, images))
         for images in (patched.untriggered.floats(), patched.triggered)
     )
     # The quarter that is furthest is, and no more than one in a thousand tells.
     assert 0.6 < share(clean == 0) < 0.9
     assert triggered.min() >= 0
-    assert triggered.max() <= module.ATYPICAL * -math.log10(module.RAREST)
+    assert triggered.max() <= ATYPICAL * -math.log10(RAREST)
     assert triggered.median() > clean.quantile(0.95)
 
 
@@ -1037,9 +1056,9 @@ def test_what_was_strange_goes_with_the_trigger(patched: Case) -> None:
     preset = verified(patched.purifier)
     seen = preset.see(patched.model, patched.triggered)
     for images, stays in ((patched.untriggered.floats(), False), (patched.triggered, True)):
-        restored = preset._restoration(patched.model, 64).of(images, torch.ones_like(images[:, :1]))
+        restored = preset.restoration(patched.model, 64).of(images, torch.ones_like(images[:, :1]))
         asked = torch.arange(len(images)) % 3 > 0
-        left = preset._distance_left(seen, restored, asked)
+        left = preset.judgement.distance_left(seen, restored, asked)
         assert share((left > LEFT)[asked] == stays) > 0.9
         assert not left[~asked].any()
         if stays:
@@ -1055,13 +1074,13 @@ def test_what_takes_along_what_is_strange_needs_no_noise_or_waves(
     # All of them look faint, and none bears what leads the model, which would need no waves, either.
     calibration = replace(verified(found.purifier).calibrated(), faint=-math.inf, universals=(), borne=())
     preset, images = replace(verified(found.purifier), calibration=calibration), found.triggered[:40]
-    judge, asked = Verified._judge_pattern, list[Tensor]()
+    judge, asked = Examination.pattern, list[Tensor]()
 
-    def recorded(*given: Any, batch_size: int) -> Any:
+    def recorded(*given: Any) -> Tensor:
         asked.append(given[-2])
-        return judge(*given, batch_size=batch_size)
+        return judge(*given)
 
-    monkeypatch.setattr(Verified, "_judge_pattern", recorded)
+    monkeypatch.setattr(Examination, "pattern", recorded)
     monkeypatch.setattr(module, "WANING", waning)
     purified = preset(found.model, images, batch_size=64)
     either = share(asked[0] | asked[1])
@@ -1080,7 +1099,7 @@ def test_what_stays_strange_once_its_region_is_gone_is_no_evidence_against_it(
     # What leads the model would accuse what is as strange, too.
     calibration = replace(verified(patched.purifier).calibrated(), universals=(), borne=())
     preset, images = replace(verified(patched.purifier), calibration=calibration), patched.clean.floats(slice(60))
-    monkeypatch.setattr(Verified, "strangeness", lambda _, seen: torch.full((len(seen.images),), 9.0).double())
+    monkeypatch.setattr(Judgement, "strangeness", lambda _, distances: torch.full_like(distances, 9.0))
     monkeypatch.setattr(module, "LEFT", math.inf)
     accused = preset(patched.model, images, batch_size=64)
     monkeypatch.setattr(module, "LEFT", 0.0)
@@ -1092,14 +1111,14 @@ def test_what_stays_strange_once_its_region_is_gone_is_no_evidence_against_it(
     assert not acquitted.flagged[changed].any()
     assert torch.equal(acquitted.flagged[~changed], accused.flagged[~changed])
     assert torch.equal(acquitted.images[~acquitted.flagged], images[~acquitted.flagged])
-    assert torch.equal(acquitted.flagged, acquitted.scores >= preset.threshold)
+    assert torch.equal(acquitted.flagged, acquitted.scores >= preset.judgement.threshold)
 
 
 def test_a_region_goes_where_noise_explains_the_class_and_the_whole_picture_keeps_it(
     diffuse: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether it went first, and whether the picture is strange still, changes nothing of that."""
-    monkeypatch.setattr(Verified, "_restore_whole", leave_whole)
+    monkeypatch.setattr(Removal, "whole", leave_whole)
     monkeypatch.setattr(module, "LEFT", 0.0)
     preset, images, found = verified(diffuse.purifier), diffuse.mixed(40), []
     for waning in (math.inf, 0.0):
@@ -1115,14 +1134,14 @@ def test_a_region_goes_where_noise_explains_the_class_and_the_whole_picture_keep
 
 def test_without_typicality_nothing_is_strange(patched: Case) -> None:
     preset = verified(without(patched, "typicality"))
-    assert not preset.strangeness(preset.see(patched.model, patched.triggered)).any()
+    assert not strangeness(preset, preset.see(patched.model, patched.triggered)).any()
 
 
 def test_a_pattern_counts_by_itself_and_with_what_is_left_without_it(waved: Case) -> None:
     preset = verified(waved.purifier)
     calibration = preset.calibrated()
     left, flipped = torch.tensor([1.0, 1.0, 1.0]), torch.tensor([-60.0, 3.0, 60.0])
-    judged = preset.judge_pattern(1, left, flipped)
+    judged = preset.judgement.pattern(1, left, flipped)
     assert judged[0] <= judged[1] < judged[2]
     # A quarter of what universals leave of the rate: regions have a half, noise another quarter.
     alone = calibration.patterns[1].surprise(left) - math.log10(4 / (1 - BORNE))
@@ -1317,7 +1336,7 @@ def test_a_prior_accuses_pictures_of_its_class_alone(
     assert innocent.flagged.float().mean() < 0.05
     # Nor does anybody look more suspicious. All probes are asked for this: fewer of them settle what is less
     # suspicious, and scores that are bounds do not compare.
-    monkeypatch.setattr(module, "settle", ask_all)
+    monkeypatch.setattr(examining, "settle", ask_all)
     assert (informed(images).scores[others] <= plain(images).scores[others] + 1e-6).all()
 
 
