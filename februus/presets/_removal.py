@@ -59,7 +59,8 @@ class Removal:
         The smallest of the hottest regions was restored already: ``cooled``. Of pictures of the class that the model
         takes to most readily, what bears most of what leads there goes next; where the same other class comes of both,
         or of two sizes of it, the trigger was there. So it is of the next one of the hottest regions; where that does
-        not settle it either, what is decisive is asked from there on.
+        not settle it either, what is decisive is asked: from there on, or, where it keeps the class (of a trigger that
+        is larger still), from the smallest on.
         """
         restoration, best = self.restoration, cooled.clone()
         if self.refined:
@@ -68,9 +69,11 @@ class Removal:
             fields = self._where(images, led)
             settled, _ = restoration.borne(best, images, labels, led, fields, BORNE_IN)
             agreed, larger = restoration.borne(best, images, labels, ~settled, heat, SUSPECTED[1:2])
+            begun, changed = cooled.clone(), (~larger.keeps(labels)).nonzero()[:, 0]
+            begun.put(changed, larger.take(changed))
             rows = (~settled & ~agreed).nonzero()[:, 0]
             if len(rows):
-                best.prefer(rows, restoration.region(larger.take(rows), images[rows], labels[rows]), labels)
+                best.prefer(rows, restoration.region(begun.take(rows), images[rows], labels[rows]), labels)
             restoration.borne(best, images, labels, led & best.keeps(labels), fields, BORNE_IN_MORE)
         rows = places.flatten(1).any(1).nonzero()[:, 0]
         if len(rows):

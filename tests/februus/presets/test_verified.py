@@ -668,9 +668,11 @@ def test_where_two_hottest_regions_make_the_same_other_class_nothing_else_is_ask
     assert cooled.logits.argmax(1).tolist() == [1, 0, 0]
     restored = preset.removal(model, 64).region(images, heat, cooled, labels, places)
     assert restored.logits.argmax(1)[:2].tolist() == [1, 1]
-    # Of the first nothing is asked; of the others what decides is, beginning with the larger of both regions.
+    # Of the first nothing is asked; of the others what decides is, from the larger of both regions on, but where that
+    # keeps the class, too.
     assert len(asked[0]) == 2
     assert asked[0][0, 0, 4:8, 4:8].all()
+    assert torch.equal(asked[0][1], (images != cooled.images)[2].any(0, keepdim=True))
 
 
 def test_what_changes_the_class_counts_before_what_is_surer() -> None:
