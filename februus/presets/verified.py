@@ -262,7 +262,8 @@ class Verified:
         size = calibration.probes.shape[2:]
         if images.shape[2:] != size:
             raise mismatch("images", f"shape (N, 3, {size[0]}, {size[1]}), as the reference", tuple(images.shape))
-        restoration, removal = self.restoration(model, batch_size), self.removal(model, batch_size)
+        removal = self.removal(model, batch_size)
+        restoration = removal.restoration
         examination = Examination(restoration=restoration, judgement=judgement)
 
         seen = self.see(model, images)
